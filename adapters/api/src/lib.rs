@@ -1,0 +1,142 @@
+//! How nodes come and go: the [`Adapter`] trait, and [`mock`], an adapter whose faults are chosen.
+//!
+//! An adapter knows machines and nothing of supervision: it is asked for nodes, told to end
+//! them, lists what is ours, and says by itself when one goes.
+
+pub mod mock;
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use overseer_protocol::{Bootstrap, Cause, FleetName, Generation, LaborId, Resources};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+/// One life of one labor: the name of a node to an adapter, carried by the node as a tag.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NodeKey {
+    /// Its fleet.
+    pub fleet: FleetName,
+    /// The labor.
+    pub labor: LaborId,
+    /// Its life.
+    pub generation: Generation,
+}
+
+impl fmt::Display for NodeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.fleet, self.labor, self.generation)
+    }
+}
+
+/// A node that is wanted.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Its name; asking twice for one name gives one node.
+    pub key: NodeKey,
+    /// What the node is told.
+    pub bootstrap: Bootstrap,
+    /// What it should have.
+    pub resources: Resources,
+}
+
+/// A node that exists, or is about to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name.
+    pub key: NodeKey,
+    /// The provider's name of it, such as a process id or an instance id.
+    pub provider_id: String,
+}
+
+/// Whether a node has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// It is gone for sure, or never was.
+    Confirmed,
+    /// The provider has taken the order; a [`Notice::Ended`] or another `terminate` confirms it.
+    Pending,
+}
+
+/// What an adapter says by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// The node has ended.
+    Ended(NodeKey, Cause),
+    /// The node will end: spot reclaim or maintenance.
+    Going {
+        /// Which.
+        key: NodeKey,
+        /// Why.
+        cause: Cause,
+        /// In how long, where known.
+        within: Option<Duration>,
+    },
+}
+
+/// What an adapter can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Nodes are on this machine and reach the Overseer by a unix socket.
+    pub same_machine: bool,
+    /// Nodes die with the Overseer when `owner_pipe` is set in their bootstrap.
+    pub owner_pipe: bool,
+    /// The end of a node is noticed at once and said by a [`Notice`].
+    pub sees_exit: bool,
+    /// Most requests in one `provision`.
+    pub batch: usize,
+    /// How long a node may be expected to take until it joins.
+    pub typical_boot: Duration,
+}
+
+/// Why an adapter could not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AdapterError {
+    /// The provider has no room now; another try later may do.
+    #[error("no capacity: {0}")]
+    Capacity(String),
+    /// The provider asks for fewer requests.
+    #[error("throttled: {0}")]
+    Throttled(String),
+    /// It may or may not have been done: nothing came back.
+    #[error("unknown outcome: {0}")]
+    Unknown(String),
+    /// It will not work however often it is tried.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl AdapterError {
+    /// Whether the same request may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        !matches!(self, Self::Invalid(_))
+    }
+}
+
+/// How nodes come and go. Every method may take long and is called outside of any actor.
+#[async_trait]
+pub trait Adapter: Send + Sync + 'static {
+    /// Short name, such as `local`.
+    fn name(&self) -> &'static str;
+
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Asks for nodes; one answer for each request, in order. Idempotent by key: a node that
+    /// exists is answered, not made again.
+    async fn provision(&self, requests: &[Request]) -> Vec<Result<Node, AdapterError>>;
+
+    /// Ends nodes at once; one answer for each key, in order. Idempotent: an unknown key is
+    /// [`Ended::Confirmed`], and a later `provision` of a terminated key is refused.
+    async fn terminate(&self, keys: &[NodeKey]) -> Vec<Result<Ended, AdapterError>>;
+
+    /// The nodes of a fleet that exist, by their tag, whoever started them.
+    ///
+    /// # Errors
+    /// When the provider cannot be asked; never an incomplete list.
+    async fn list(&self, fleet: &FleetName) -> Result<Vec<Node>, AdapterError>;
+
+    /// The stream of notices for one fleet. Bounded: an adapter waits for room.
+    fn notices(&self, fleet: &FleetName) -> mpsc::Receiver<Notice>;
+}

@@ -1,0 +1,161 @@
+//! Labors as child processes of the Overseer.
+//!
+//! Each is a process group of its own in a directory of its own. The standard input of an
+//! agent is a pipe that this process holds: when this process ends, however it ends, the agents
+//! see its end and end too.
+
+mod child;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use overseer_adapter::{Adapter, AdapterError, Capabilities, Ended, Node, NodeKey, Notice, Request};
+use overseer_labor::marker;
+use overseer_protocol::{FleetName, Generation, LaborId};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use crate::child::Running;
+
+/// Notices that wait for the fleet; then watchers wait.
+const NOTICES: usize = 1024;
+
+/// Labors as child processes of this one.
+#[derive(Clone)]
+pub struct Local {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    program: PathBuf,
+    nodes: Mutex<Nodes>,
+}
+
+#[derive(Default)]
+struct Nodes {
+    running: HashMap<NodeKey, Running>,
+    /// Lives of a labor up to here are over: a late request for one is refused.
+    over: HashMap<LaborId, Generation>,
+    notices: HashMap<FleetName, mpsc::Sender<Notice>>,
+}
+
+impl Default for Local {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Local {
+    /// Starts this very program again as agent. Its `main` must begin with `overseer::init()`.
+    pub fn new() -> Self {
+        Self::with_program("/proc/self/exe")
+    }
+
+    /// Starts this `labor` or `overseer` program as agent.
+    pub fn with_program(program: impl Into<PathBuf>) -> Self {
+        Self { inner: Arc::new(Inner { program: program.into(), nodes: Mutex::default() }) }
+    }
+
+    /// Process ids of the agents that run, by node.
+    pub fn processes(&self) -> Vec<(NodeKey, u32)> {
+        let nodes = self.inner.nodes.lock();
+        let mut all: Vec<_> = nodes.running.iter().map(|(key, r)| (key.clone(), r.pid())).collect();
+        all.sort();
+        all
+    }
+
+    fn start(&self, request: &Request) -> Result<Node, AdapterError> {
+        let key = &request.key;
+        let mut nodes = self.inner.nodes.lock();
+        if let Some(running) = nodes.running.get(key) {
+            return Ok(running.node(key));
+        }
+        if nodes.over.get(&key.labor).is_some_and(|over| *over >= key.generation) {
+            return Err(AdapterError::Invalid(format!("life {key} is over")));
+        }
+        let running = Running::spawn(&self.inner, request)?;
+        let node = running.node(key);
+        nodes.running.insert(key.clone(), running);
+        Ok(node)
+    }
+
+    fn end(&self, key: &NodeKey) -> Option<tokio::sync::watch::Receiver<bool>> {
+        let mut nodes = self.inner.nodes.lock();
+        let over = nodes.over.entry(key.labor).or_insert(key.generation);
+        *over = (*over).max(key.generation);
+        nodes.running.get(key).map(Running::kill)
+    }
+}
+
+impl Inner {
+    /// The process has ended and nothing of it is left.
+    fn gone(&self, key: &NodeKey) -> Option<mpsc::Sender<Notice>> {
+        let mut nodes = self.nodes.lock();
+        nodes.running.remove(key);
+        nodes.notices.get(&key.fleet).cloned()
+    }
+}
+
+#[async_trait]
+impl Adapter for Local {
+    fn name(&self) -> &'static str {
+        "local"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            same_machine: true,
+            owner_pipe: true,
+            sees_exit: true,
+            batch: 64,
+            typical_boot: Duration::from_millis(20),
+        }
+    }
+
+    async fn provision(&self, requests: &[Request]) -> Vec<Result<Node, AdapterError>> {
+        requests.iter().map(|request| self.start(request)).collect()
+    }
+
+    async fn terminate(&self, keys: &[NodeKey]) -> Vec<Result<Ended, AdapterError>> {
+        let ends: Vec<_> = keys.iter().map(|key| self.end(key)).collect();
+        let mut answers = Vec::with_capacity(keys.len());
+        for (key, end) in keys.iter().zip(ends) {
+            answers.push(match end {
+                Some(mut gone) => {
+                    // A watcher that is gone has seen the end.
+                    let _ = gone.wait_for(|gone| *gone).await;
+                    Ok(Ended::Confirmed)
+                }
+                None => sweep(key.to_string()).await,
+            });
+        }
+        answers
+    }
+
+    async fn list(&self, fleet: &FleetName) -> Result<Vec<Node>, AdapterError> {
+        let nodes = self.inner.nodes.lock();
+        let ours = nodes.running.iter().filter(|(key, _)| key.fleet == *fleet);
+        let mut list: Vec<Node> = ours.map(|(key, running)| running.node(key)).collect();
+        list.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(list)
+    }
+
+    fn notices(&self, fleet: &FleetName) -> mpsc::Receiver<Notice> {
+        let (send, receive) = mpsc::channel(NOTICES);
+        self.inner.nodes.lock().notices.insert(fleet.clone(), send);
+        receive
+    }
+}
+
+/// Ends what carries the node's mark, whoever started it.
+async fn sweep(mark: String) -> Result<Ended, AdapterError> {
+    let swept = tokio::task::spawn_blocking(move || marker::end_marked(&mark)).await;
+    match swept {
+        Ok(Ok(_)) => Ok(Ended::Confirmed),
+        Ok(Err(error)) => Err(AdapterError::Unknown(error.to_string())),
+        Err(error) => Err(AdapterError::Unknown(error.to_string())),
+    }
+}

@@ -1,0 +1,14 @@
+//! The example runs to its end.
+
+use std::process::Command;
+
+#[test]
+fn it_runs_and_says_what_it_did() {
+    let output = Command::new(env!("CARGO_BIN_EXE_hello_fleet")).output().expect("the example starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}{errors}");
+    for expected in ["paired", "Hello, world", "terminated: asked for", "no slot for an 11th labor"] {
+        assert!(text.contains(expected), "{expected:?} is missing in:\n{text}{errors}");
+    }
+}

@@ -1,0 +1,217 @@
+//! Calls: from the order to the host and back.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use overseer_protocol::proto::{self, call_result};
+use overseer_protocol::{Attempt, CallErrorCode, Cause, INLINE_PAYLOAD, LogStream, MAX_PAYLOAD, TaskId};
+use tokio::task::AbortHandle;
+
+use super::{Agent, work};
+use crate::calls::{Effect, Event, NewCall, Outcome};
+
+/// What the host needs to run a call.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Payload {
+    method: String,
+    cast: bool,
+    what: What,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum What {
+    Inline(Bytes),
+    /// To be fetched first.
+    Blob(String),
+}
+
+/// A call that the agent has.
+#[derive(Debug)]
+pub(super) struct Open {
+    task: TaskId,
+    attempt: Attempt,
+    /// Names of its log streams so far.
+    streams: Vec<String>,
+    method: String,
+    cast: bool,
+    pub(super) fetching: Option<AbortHandle>,
+}
+
+/// Log streams of one call.
+const MAX_STREAMS: usize = 64;
+
+impl Agent {
+    pub(super) fn on_call(&mut self, call: proto::Call) {
+        if self.open.contains_key(&call.id) {
+            self.deferred.push(call);
+            return;
+        }
+        let prefix = self.session.as_ref().map_or(0, |s| s.task_prefix);
+        let stored = TaskId::from_bytes(&call.task);
+        let open = Open {
+            task: stored.unwrap_or_else(|| TaskId::of_call(prefix, call.id)),
+            attempt: Attempt(call.attempt),
+            streams: Vec::new(),
+            method: String::new(),
+            cast: call.cast,
+            fetching: None,
+        };
+        self.open.insert(call.id, open);
+        let limit = |ms: u32| (ms > 0).then(|| Duration::from_millis(u64::from(ms)));
+        let what = match call.payload_blob.is_empty() {
+            true => What::Inline(call.payload),
+            false => What::Blob(call.payload_blob),
+        };
+        let bytes = call.method.len() + if let What::Inline(bytes) = &what { bytes.len() } else { 0 };
+        self.calls_event(Event::Arrived(NewCall {
+            id: call.id,
+            queue: limit(call.queue_ms),
+            run: limit(call.run_ms),
+            cast: call.cast,
+            bytes,
+            payload: Payload { method: call.method, cast: call.cast, what },
+        }));
+    }
+
+    pub(super) fn on_cancel(&mut self, id: u64) {
+        if let Some(at) = self.deferred.iter().position(|c| c.id == id) {
+            let call = self.deferred.remove(at);
+            if !call.cast {
+                let message = "cancelled before it ran".to_owned();
+                self.answer(id, Outcome::Failed { code: CallErrorCode::Cancelled, message, cause: None });
+            }
+            return;
+        }
+        self.calls_event(Event::Cancelled(id));
+    }
+
+    /// Tells the pure part, and does what it says.
+    pub(super) fn calls_event(&mut self, event: Event<Payload, Bytes>) {
+        let effects = self.calls.on_event(std::time::Instant::now(), event);
+        for effect in effects {
+            match effect {
+                Effect::Run(id, payload) => self.run_call(id, payload),
+                Effect::Stop(id) => self.stop_call(id),
+                Effect::Answer(id, outcome) => self.answer(id, outcome),
+                Effect::Over(id) => self.call_over(id),
+                Effect::KillHost(cause) => {
+                    tracing::warn!("the plugin host is ended: {cause}");
+                    self.hosting.kill(cause);
+                }
+            }
+        }
+    }
+
+    fn run_call(&mut self, id: u64, payload: Payload) {
+        let Some(open) = self.open.get_mut(&id) else { return };
+        open.method = payload.method;
+        match payload.what {
+            What::Inline(bytes) => self.give_to_host(id, bytes),
+            What::Blob(digest) => {
+                let fetching = self.work.spawn(work::fetch(self.bulk.clone(), id, digest));
+                open.fetching = Some(fetching);
+            }
+        }
+    }
+
+    pub(super) fn give_to_host(&mut self, id: u64, payload: Bytes) {
+        let Some(open) = self.open.get(&id) else { return };
+        match self.hosting.host() {
+            Some(host) => host.call(id, open.cast, &open.method, payload),
+            // It has ended meanwhile, and its end answers the call.
+            None => tracing::debug!("call {id} came too late for its host"),
+        }
+    }
+
+    fn stop_call(&mut self, id: u64) {
+        let fetching = self.open.get_mut(&id).and_then(|open| open.fetching.take());
+        if let Some(fetching) = fetching {
+            fetching.abort();
+            let message = "cancelled before it ran".to_owned();
+            self.calls_event(Event::Finished(id, Err((CallErrorCode::Cancelled, message))));
+        } else if let Some(host) = self.hosting.host() {
+            host.cancel(id);
+        }
+    }
+
+    fn call_over(&mut self, id: u64) {
+        let Some(open) = self.open.remove(&id) else { return };
+        if let Some(fetching) = open.fetching {
+            fetching.abort();
+        }
+        for stream in open.streams {
+            self.logs.end(&LogStream { task: open.task, attempt: open.attempt, stream });
+        }
+        if let Some(at) = self.deferred.iter().position(|c| c.id == id) {
+            let call = self.deferred.remove(at);
+            self.on_call(call);
+        }
+    }
+
+    fn answer(&mut self, id: u64, outcome: Outcome<Bytes>) {
+        let Some(session) = &self.session else { return };
+        let outcome = match outcome {
+            Outcome::Done(bytes) if bytes.len() > MAX_PAYLOAD => {
+                let message = format!(
+                    "the result has {} bytes, allowed are {MAX_PAYLOAD}; put it as a blob or artifact",
+                    bytes.len()
+                );
+                call_result::Outcome::Failure(failure(CallErrorCode::TooLarge, message, None))
+            }
+            Outcome::Done(bytes) if bytes.len() > INLINE_PAYLOAD => {
+                self.putting += 1;
+                self.work.spawn(work::put(self.bulk.clone(), session.number, id, bytes));
+                return;
+            }
+            Outcome::Done(bytes) => call_result::Outcome::Ok(bytes),
+            Outcome::Failed { code, message, cause } => {
+                call_result::Outcome::Failure(failure(code, message, cause.as_ref()))
+            }
+        };
+        self.outbox.result(proto::CallResult { id, outcome: Some(outcome) });
+    }
+
+    /// Bytes that the host wrote: for one call, or outside of any.
+    pub(super) fn on_log(&mut self, call: Option<u64>, stream: String, data: &[u8]) {
+        if !LogStream::good_name(&stream) {
+            tracing::warn!("{stream:?} is no name for a log stream; use up to 64 of a-z A-Z 0-9 . _ -");
+            return;
+        }
+        let open = call.and_then(|id| self.open.get_mut(&id));
+        let name = match open {
+            Some(open) => {
+                if !open.streams.contains(&stream) {
+                    if open.streams.len() >= MAX_STREAMS {
+                        tracing::warn!("a call writes more than {MAX_STREAMS} log streams; {stream} is lost");
+                        return;
+                    }
+                    open.streams.push(stream.clone());
+                }
+                LogStream { task: open.task, attempt: open.attempt, stream }
+            }
+            None => match self.hosting.stream(stream) {
+                Some(name) => name,
+                None => return,
+            },
+        };
+        self.logs.append(&name, data);
+    }
+}
+
+/// For the wire. The message is cut where it is longer than anyone reads.
+pub(super) fn failure(code: CallErrorCode, message: String, cause: Option<&Cause>) -> proto::CallFailure {
+    const MOST: usize = 64 << 10;
+    let mut message = message;
+    if message.len() > MOST {
+        let mut end = MOST;
+        while !message.is_char_boundary(end) {
+            end -= 1;
+        }
+        message.truncate(end);
+    }
+    proto::CallFailure {
+        code: code as u32,
+        message,
+        cause: cause.map(Cause::to_bytes).unwrap_or_default().into(),
+    }
+}

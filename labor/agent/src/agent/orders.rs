@@ -1,0 +1,89 @@
+//! What the Overseer orders.
+
+use overseer_protocol::proto::{self, order, report::Kind};
+use overseer_protocol::{BootPhase, Cause, ReleaseId};
+use overseer_release::{PublicKey, Trust, Unsigned};
+use std::time::Duration;
+use tokio::time::Instant;
+
+use super::{Agent, Work};
+
+impl Agent {
+    pub(super) fn on_order(&mut self, order: proto::Order) {
+        match order.kind {
+            Some(order::Kind::Call(call)) => self.on_call(call),
+            Some(order::Kind::Cancel(cancel)) => self.on_cancel(cancel.id),
+            Some(order::Kind::Lease(lease)) => self.on_lease(&lease),
+            Some(order::Kind::TelemetryAck(ack)) => self.outbox.telemetry(|t| t.acknowledged(ack.through)),
+            Some(order::Kind::Load(load)) => self.on_load(load),
+            Some(order::Kind::Drain(drain)) => self.on_drain(Duration::from_millis(drain.deadline_ms)),
+            Some(order::Kind::Shutdown(shutdown)) => self.on_shutdown(Cause::from_bytes(&shutdown.cause)),
+            Some(order::Kind::Renewal(_)) => self.renew_at = Some(Instant::now()),
+            Some(order::Kind::Welcome(_)) => tracing::warn!("a second welcome in one session"),
+            // Of a newer version that was not agreed on.
+            None => tracing::warn!("an order that this agent does not know"),
+        }
+    }
+
+    fn on_lease(&mut self, lease: &proto::Lease) {
+        if lease.lease_ms > 0 {
+            self.lease = Duration::from_millis(lease.lease_ms);
+        }
+        self.lease_until = Instant::now() + self.lease;
+    }
+
+    fn on_load(&mut self, load: proto::Load) {
+        let failed = |agent: &Self, reason: String| {
+            let cause = Cause::BootFailed { phase: BootPhase::Load, reason };
+            agent.report(Kind::LoadFailed(proto::LoadFailed {
+                release: load.release.clone(),
+                cause: cause.to_bytes().into(),
+            }));
+        };
+        let id: ReleaseId = match load.release.parse() {
+            Ok(id) => id,
+            Err(error) => return failed(self, format!("{error}")),
+        };
+        let trust = match self.trust(&load.unsigned) {
+            Ok(trust) => trust,
+            Err(reason) => return failed(self, reason),
+        };
+        let restart = match load.host_restart.as_str() {
+            "" | "restart" => true,
+            "never" => false,
+            other => {
+                return failed(self, format!("host_restart {other:?} is not known; use restart or never"));
+            }
+        };
+        let start_timeout = match load.start_timeout_ms {
+            0 => super::hosting::START_TIMEOUT,
+            ms => Duration::from_millis(ms),
+        };
+        if self.hosting.runs_already(id) {
+            self.hosting.order(id, restart, start_timeout);
+            self.say_loaded_already(id);
+            return;
+        }
+        if self.hosting.order(id, restart, start_timeout) {
+            let loading = crate::load::load(self.bulk.clone(), self.directory.clone(), id, trust);
+            self.work.spawn(async move { Work::Loaded(id, loading.await) });
+        }
+    }
+
+    /// Whom a release must be signed by. The keys come with the bootstrap document only: who can
+    /// order a load must not be able to say whom to trust.
+    fn trust(&self, unsigned: &str) -> Result<Trust, String> {
+        let mut keys = Vec::with_capacity(self.release_keys.len());
+        for text in &self.release_keys {
+            let key: PublicKey = text.parse().map_err(|e| format!("release key {text:?}: {e}"))?;
+            keys.push(key);
+        }
+        let mut trust = Trust::keys(keys);
+        trust.unsigned = match unsigned {
+            "" | "require" => Unsigned::Require,
+            "allow" => Unsigned::Allow,
+            other => return Err(format!("unsigned {other:?} is not known; use require or allow")),
+        };
+        Ok(trust)
+    }
+}

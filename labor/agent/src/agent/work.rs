@@ -1,0 +1,177 @@
+//! What is done on the side, and its outcome.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use overseer_protocol::proto::report::Kind;
+use overseer_protocol::{CallErrorCode, Cause, MAX_PAYLOAD, ReleaseId};
+use tokio::task::JoinError;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+use super::Agent;
+use super::hosting::Started;
+use crate::bulk::{Bulk, BulkError};
+use crate::calls::Event;
+use crate::host::Host;
+use crate::join::{self, JoinError as Refusal, Pass};
+use crate::load::{LoadError, Loaded};
+use crate::logs::Logs;
+
+/// An outcome.
+pub(super) enum Work {
+    Renewed(Result<Pass, Refusal>),
+    Loaded(ReleaseId, Result<Loaded, LoadError>),
+    Started(Box<Started>),
+    /// The payload of a call.
+    Fetched {
+        id: u64,
+        payload: Result<Bytes, BulkError>,
+    },
+    /// A large result is kept at the Overseer.
+    Put {
+        session: u64,
+        id: u64,
+        digest: Result<String, BulkError>,
+    },
+    /// A blob that the plugin asked for, in that life of the host.
+    Blob {
+        incarnation: u32,
+        request: u64,
+        answer: Result<(String, u64), String>,
+    },
+    Health {
+        incarnation: u32,
+        well: Result<(), Cause>,
+    },
+    /// A host that was replaced, or asked to stop, is gone.
+    Retired,
+    Flushed,
+}
+
+pub(super) async fn renew(channel: Channel) -> Work {
+    Work::Renewed(join::renew(channel).await)
+}
+
+pub(super) async fn fetch(bulk: Bulk, id: u64, digest: String) -> Work {
+    Work::Fetched { id, payload: bulk.fetch(&digest, MAX_PAYLOAD).await }
+}
+
+pub(super) async fn put(bulk: Bulk, session: u64, id: u64, result: Bytes) -> Work {
+    Work::Put { session, id, digest: bulk.put(result).await }
+}
+
+pub(super) async fn put_file(bulk: Bulk, incarnation: u32, request: u64, path: PathBuf) -> Work {
+    let answer = bulk.put_file(&path).await.map_err(|e| e.to_string());
+    Work::Blob { incarnation, request, answer }
+}
+
+pub(super) async fn get_file(
+    bulk: Bulk,
+    incarnation: u32,
+    request: u64,
+    digest: String,
+    path: PathBuf,
+) -> Work {
+    let answer = bulk.fetch_to(&digest, &path).await.map(|size| (digest, size)).map_err(|e| e.to_string());
+    Work::Blob { incarnation, request, answer }
+}
+
+/// Asks a host to stop; its output is still read by whoever reads it.
+pub(super) async fn stop(host: Host) -> Work {
+    host.stop().await;
+    Work::Retired
+}
+
+/// Waits for the last log bytes, within bounds.
+pub(super) async fn flush(logs: Logs, most: Duration) -> Work {
+    let _ = tokio::time::timeout(most, logs.flushed()).await;
+    Work::Flushed
+}
+
+impl Agent {
+    pub(super) fn on_work(&mut self, done: Result<Work, JoinError>) {
+        match done {
+            Ok(Work::Renewed(renewed)) => self.on_renewed(renewed),
+            Ok(Work::Loaded(id, loaded)) => self.on_loaded(id, loaded),
+            Ok(Work::Started(started)) => self.on_started(*started),
+            Ok(Work::Fetched { id, payload }) => self.on_fetched(id, payload),
+            Ok(Work::Put { session, id, digest }) => self.on_put(session, id, digest),
+            Ok(Work::Blob { incarnation, request, answer }) => self.on_blob(incarnation, request, answer),
+            Ok(Work::Health { incarnation, well }) => self.on_health(incarnation, well),
+            Ok(Work::Retired) => {}
+            Ok(Work::Flushed) => self.on_flushed(),
+            Err(error) if error.is_cancelled() => {}
+            Err(error) => tracing::error!("a fault of the agent: {error}"),
+        }
+    }
+
+    fn on_renewed(&mut self, renewed: Result<Pass, Refusal>) {
+        let now = Instant::now();
+        match renewed {
+            Ok(pass) => {
+                self.renew_at = Some(now + pass.renew_after());
+                self.standing.renewed(pass);
+                self.bulk.reset();
+                self.reattach = true;
+            }
+            // Refused or not: the old one is good for a while, and at its end the Attach tells.
+            Err(error) => {
+                tracing::warn!("the certificate is not renewed: {error}");
+                let life = self.standing.pass().map_or(Duration::ZERO, |p| p.life);
+                let wait = (life / 20).clamp(Duration::from_secs(1), Duration::from_secs(60));
+                self.renew_at = Some(now + wait);
+            }
+        }
+    }
+
+    fn on_fetched(&mut self, id: u64, payload: Result<Bytes, BulkError>) {
+        if let Some(open) = self.open.get_mut(&id) {
+            open.fetching = None;
+        }
+        match payload {
+            Ok(payload) => self.give_to_host(id, payload),
+            Err(error) => {
+                let code = match error {
+                    BulkError::TooLarge(..) => CallErrorCode::TooLarge,
+                    _ => CallErrorCode::Agent,
+                };
+                let message = format!("the payload did not reach the labor: {error}");
+                self.calls_event(Event::Finished(id, Err((code, message))));
+            }
+        }
+    }
+
+    fn on_put(&mut self, session: u64, id: u64, digest: Result<String, BulkError>) {
+        use overseer_protocol::proto::{CallResult, call_result::Outcome};
+        self.putting = self.putting.saturating_sub(1);
+        // An older session's calls have been failed by the Overseer already.
+        if self.session.as_ref().is_none_or(|s| s.number != session) {
+            return;
+        }
+        let outcome = match digest {
+            Ok(digest) => Outcome::OkBlob(digest),
+            Err(error) => {
+                let message = format!("the result did not reach the Overseer: {error}; call again");
+                Outcome::Failure(super::calling::failure(CallErrorCode::Agent, message, None))
+            }
+        };
+        self.outbox.result(CallResult { id, outcome: Some(outcome) });
+    }
+
+    /// What the host is now, if the Hello of this session said something else.
+    pub(super) fn say_what_changed(&mut self, said_ready: bool) {
+        match (said_ready, self.standing.is_ready()) {
+            (false, true) => self.say_ready(),
+            (true, false) => self.host_event("exited", self.hosting.last_cause.as_ref()),
+            _ => {}
+        }
+    }
+
+    pub(super) fn say_ready(&mut self) {
+        if let Some(ready) = self.hosting.ready() {
+            self.report(Kind::Ready(ready));
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Releases on the agent's disk: `releases/ID/` is the unpacked tree, `releases/ID.index` what
+//! was signed, so that it can be verified again under the trust of the day.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use overseer_protocol::{ReleaseId, proto};
+use prost::Message;
+use rustix::fs::{FlockOperation, flock};
+
+/// The directory of an agent, mode 0700.
+#[derive(Debug, Clone)]
+pub(crate) struct Directory {
+    root: PathBuf,
+    temporary: bool,
+    /// Shared by the agents that use these releases, for as long as they live.
+    _lock: Arc<OwnedFd>,
+}
+
+/// Why the agent has no directory.
+#[derive(Debug, thiserror::Error)]
+#[error("the directory {path} cannot be used: {source}; name another one with --directory")]
+pub(crate) struct DirectoryError {
+    path: String,
+    source: io::Error,
+}
+
+impl Directory {
+    /// Makes it where it is not there; one of its own choice, removed at the end, when none is
+    /// named.
+    pub(crate) fn open(named: Option<&Path>) -> Result<Self, DirectoryError> {
+        let (root, temporary) = match named {
+            Some(path) => (path.to_owned(), false),
+            None => {
+                let random = crate::backoff::system_random();
+                (std::env::temp_dir().join(format!("overseer-labor-{random:016x}")), true)
+            }
+        };
+        let error = |source| DirectoryError { path: root.display().to_string(), source };
+        let mut builder = fs::DirBuilder::new();
+        // A directory of our own choice must be new: others write to the temporary directory too.
+        builder.mode(0o700).recursive(!temporary).create(&root).map_err(error)?;
+        let root = root.canonicalize().map_err(error)?;
+        let releases = root.join("releases");
+        fs::DirBuilder::new().mode(0o700).recursive(true).create(&releases).map_err(error)?;
+        let lock = lock(&releases).map_err(error)?;
+        Ok(Self { root, temporary, _lock: Arc::new(lock) })
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn releases(&self) -> PathBuf {
+        self.root.join("releases")
+    }
+
+    /// Where a release is unpacked.
+    pub(crate) fn release(&self, id: ReleaseId) -> PathBuf {
+        self.releases().join(id.to_string())
+    }
+
+    fn index(&self, id: ReleaseId) -> PathBuf {
+        self.releases().join(format!("{id}.index"))
+    }
+
+    /// Where the plugin host works.
+    pub(crate) fn work(&self) -> PathBuf {
+        self.root.join("work")
+    }
+
+    /// Where log segments go.
+    pub(crate) fn spool(&self) -> PathBuf {
+        self.root.join("spool").join(std::process::id().to_string())
+    }
+
+    /// Whether no release is here, so that the first one must be fetched.
+    pub(crate) fn has_no_release(&self) -> bool {
+        fs::read_dir(self.releases()).map_or(true, |mut entries| entries.next().is_none())
+    }
+
+    /// What was signed of a release that is unpacked here.
+    pub(crate) fn stored_index(&self, id: ReleaseId) -> Option<proto::ReleaseIndexReply> {
+        if !self.release(id).is_dir() {
+            return None;
+        }
+        let bytes = fs::read(self.index(id)).ok()?;
+        let reply = proto::ReleaseIndexReply::decode(bytes.as_slice()).ok()?;
+        (ReleaseId::of_index(&reply.index) == id).then_some(reply)
+    }
+
+    /// Keeps what was signed. Without it the release is fetched again, so a failure is no error.
+    pub(crate) fn store_index(&self, id: ReleaseId, reply: &proto::ReleaseIndexReply) {
+        let part = self.releases().join(format!("{id}.{}.part", std::process::id()));
+        let stored = fs::write(&part, reply.encode_to_vec()).and_then(|()| fs::rename(&part, self.index(id)));
+        if let Err(error) = stored {
+            tracing::warn!("the index of {id} is not cached: {error}");
+        }
+    }
+
+    /// Removes what is of no use after the agent's end.
+    pub(crate) fn clean(&self) {
+        let _ = fs::remove_dir_all(self.spool());
+        if self.temporary {
+            let _ = fs::remove_dir_all(&self.root);
+        }
+    }
+}
+
+/// Takes its share of the directory. Who has it alone removes what a killed agent left half
+/// unpacked.
+fn lock(releases: &Path) -> io::Result<OwnedFd> {
+    let directory = OwnedFd::from(fs::File::open(releases)?);
+    if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok()
+        && let Err(error) = overseer_release::remove_partials(releases)
+    {
+        tracing::warn!("leftovers in {}: {error}", releases.display());
+    }
+    flock(&directory, FlockOperation::LockShared)?;
+    Ok(directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_of_the_agents_own_is_private_and_removed() {
+        let directory = Directory::open(None).unwrap();
+        let mode = fs::metadata(directory.root()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        directory.clean();
+        assert!(!directory.root().exists());
+    }
+
+    #[test]
+    fn what_a_killed_agent_left_half_unpacked_is_removed_unless_another_one_unpacks() {
+        let temp = tempfile::tempdir().unwrap();
+        let first = Directory::open(Some(temp.path())).unwrap();
+        let partial = first.releases().join(format!("{}x", overseer_release::PARTIAL_PREFIX));
+        fs::create_dir(&partial).unwrap();
+        let second = Directory::open(Some(temp.path())).unwrap();
+        assert!(partial.exists());
+        drop((first, second));
+        Directory::open(Some(temp.path())).unwrap();
+        assert!(!partial.exists());
+    }
+
+    #[test]
+    fn a_damaged_index_is_as_good_as_none() {
+        let temp = tempfile::tempdir().unwrap();
+        let directory = Directory::open(Some(temp.path())).unwrap();
+        let reply = proto::ReleaseIndexReply { index: b"index".to_vec().into(), signatures: vec![] };
+        let id = ReleaseId::of_index(b"index");
+        directory.store_index(id, &reply);
+        assert!(directory.stored_index(id).is_none(), "not unpacked");
+        fs::create_dir(directory.release(id)).unwrap();
+        assert_eq!(directory.stored_index(id), Some(reply));
+        fs::write(directory.index(id), b"xx").unwrap();
+        assert!(directory.stored_index(id).is_none());
+        let other = ReleaseId::of_index(b"other");
+        fs::create_dir(directory.release(other)).unwrap();
+        let wrong = proto::ReleaseIndexReply { index: b"wrong".to_vec().into(), signatures: vec![] };
+        directory.store_index(other, &wrong);
+        assert!(directory.stored_index(other).is_none());
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_said_by_name() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("file");
+        fs::write(&path, b"").unwrap();
+        let error = Directory::open(Some(&path.join("below"))).unwrap_err().to_string();
+        assert!(error.contains("--directory") && error.contains("file/below"), "{error}");
+    }
+}

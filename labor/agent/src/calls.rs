@@ -1,0 +1,415 @@
+//! Admission and deadlines of calls at the agent. Pure: events in, effects out.
+//!
+//! Up to `concurrency` calls run in the plugin host, the others wait in order of arrival, within
+//! bounds. Every call that wants an answer gets exactly one, unless its session ends before.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use overseer_protocol::{CallErrorCode, Cause};
+
+/// Most calls that wait.
+pub(crate) const MAX_WAITING: usize = 4096;
+/// Most bytes of payload that wait.
+pub(crate) const MAX_WAITING_BYTES: usize = 64 << 20;
+/// Time for a plugin to end a call that was cancelled or is past its deadline.
+pub(crate) const CANCEL_GRACE: Duration = Duration::from_secs(2);
+
+const NO_CALLS: &str =
+    "the release is a program that takes no calls; load a plugin, or a program that serves";
+
+/// A call as it arrives. `P` is what the host needs to run it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct NewCall<P> {
+    pub(crate) id: u64,
+    /// Time to wait for a free slot; none: no limit.
+    pub(crate) queue: Option<Duration>,
+    /// Time to run; none: no limit.
+    pub(crate) run: Option<Duration>,
+    /// No answer is wanted.
+    pub(crate) cast: bool,
+    /// What it holds of memory while it waits.
+    pub(crate) bytes: usize,
+    pub(crate) payload: P,
+}
+
+/// What happens to calls. `R` is a result of the host.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Event<P, R> {
+    Arrived(NewCall<P>),
+    /// The Overseer no longer wants it.
+    Cancelled(u64),
+    /// It ended in the host, or before it got there.
+    Finished(u64, Result<R, (CallErrorCode, String)>),
+    /// A host is being started: calls wait for it.
+    HostStarting,
+    /// With so many calls at once; with none it takes no calls.
+    HostUp {
+        concurrency: u32,
+    },
+    /// The host is gone. `restarts`: another one follows, so what waits may wait on.
+    HostEnded {
+        cause: Cause,
+        restarts: bool,
+    },
+    /// Take nothing new; what waits is refused.
+    Draining,
+    /// The session that the calls came over is gone: the Overseer has failed them already.
+    SessionLost,
+    /// A deadline may be due.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Effect<P, R> {
+    /// Give it to the host.
+    Run(u64, P),
+    /// Tell the host, or whoever fetches its payload, to give it up.
+    Stop(u64),
+    /// Tell the Overseer.
+    Answer(u64, Outcome<R>),
+    /// It is over, answered or not: its logs end.
+    Over(u64),
+    /// A call did not end in time: end the host. `HostEnded` follows.
+    KillHost(Cause),
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Outcome<R> {
+    Done(R),
+    Failed { code: CallErrorCode, message: String, cause: Option<Cause> },
+}
+
+#[derive(Debug)]
+enum State<P> {
+    Waiting(NewCall<P>),
+    Running { cast: bool, run: Option<Duration>, stopping: Option<(CallErrorCode, Instant)> },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Host {
+    Absent,
+    Starting,
+    Up { concurrency: u32 },
+}
+
+/// All calls of one agent.
+#[derive(Debug)]
+pub(crate) struct Calls<P> {
+    calls: HashMap<u64, State<P>>,
+    /// Ids in order of arrival; those that are gone already are skipped.
+    queue: VecDeque<u64>,
+    /// At most one for each call.
+    deadlines: BTreeSet<(Instant, u64)>,
+    due: HashMap<u64, Instant>,
+    waiting: usize,
+    waiting_bytes: usize,
+    running: usize,
+    host: Host,
+    draining: bool,
+    killed: Option<Cause>,
+}
+
+impl<P> Default for Calls<P> {
+    fn default() -> Self {
+        Self {
+            calls: HashMap::new(),
+            queue: VecDeque::new(),
+            deadlines: BTreeSet::new(),
+            due: HashMap::new(),
+            waiting: 0,
+            waiting_bytes: 0,
+            running: 0,
+            host: Host::Absent,
+            draining: false,
+            killed: None,
+        }
+    }
+}
+
+impl<P> Calls<P> {
+    /// Calls in the host.
+    pub(crate) fn running(&self) -> usize {
+        self.running
+    }
+
+    /// Calls that wait for a slot.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// When the next `Tick` is due.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Takes in one event.
+    pub(crate) fn on_event<R>(&mut self, now: Instant, event: Event<P, R>) -> Vec<Effect<P, R>> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Arrived(call) => self.arrived(now, call, &mut effects),
+            Event::Cancelled(id) => self.cancelled(now, id, &mut effects),
+            Event::Finished(id, outcome) => self.finished(id, outcome, &mut effects),
+            Event::HostStarting => self.host = Host::Starting,
+            Event::HostUp { concurrency } => {
+                self.host = Host::Up { concurrency };
+                self.killed = None;
+                if concurrency == 0 {
+                    self.refuse_waiting(CallErrorCode::NoMethod, NO_CALLS, &mut effects);
+                }
+            }
+            Event::HostEnded { cause, restarts } => self.host_ended(cause, restarts, &mut effects),
+            Event::Draining => {
+                self.draining = true;
+                let message = "the labor drains; send the call to another one";
+                self.refuse_waiting(CallErrorCode::Draining, message, &mut effects);
+            }
+            Event::SessionLost => self.session_lost(now, &mut effects),
+            Event::Tick => self.tick(now, &mut effects),
+        }
+        self.start_waiting(now, &mut effects);
+        effects
+    }
+
+    fn arrived<R>(&mut self, now: Instant, call: NewCall<P>, effects: &mut Vec<Effect<P, R>>) {
+        if self.calls.contains_key(&call.id) {
+            // The Overseer numbers calls; the same number twice is the same call.
+            return;
+        }
+        let refusal = if self.draining {
+            Some((CallErrorCode::Draining, "the labor drains; send the call to another one"))
+        } else if self.host == (Host::Up { concurrency: 0 }) {
+            Some((CallErrorCode::NoMethod, NO_CALLS))
+        } else if self.host == Host::Absent {
+            Some((CallErrorCode::NotReady, "no release is up on the labor; load one first"))
+        } else if self.waiting >= MAX_WAITING
+            || self.waiting_bytes.saturating_add(call.bytes) > MAX_WAITING_BYTES
+        {
+            Some((CallErrorCode::Overloaded, "too many calls wait on the labor; send fewer at once"))
+        } else {
+            None
+        };
+        if let Some((code, message)) = refusal {
+            if !call.cast {
+                effects.push(Effect::Answer(call.id, failed(code, message.to_owned(), None)));
+            }
+            effects.push(Effect::Over(call.id));
+            return;
+        }
+        if let Some(queue) = call.queue {
+            self.set_deadline(call.id, Some(now + queue));
+        }
+        self.waiting += 1;
+        self.waiting_bytes += call.bytes;
+        self.queue.push_back(call.id);
+        self.calls.insert(call.id, State::Waiting(call));
+    }
+
+    fn cancelled<R>(&mut self, now: Instant, id: u64, effects: &mut Vec<Effect<P, R>>) {
+        match self.calls.get(&id) {
+            Some(State::Waiting(_)) => {
+                self.end_waiting(id, CallErrorCode::Cancelled, "cancelled before it ran".to_owned(), effects);
+            }
+            Some(State::Running { .. }) => self.stop(now, id, CallErrorCode::Cancelled, effects),
+            None => {}
+        }
+    }
+
+    /// Asks the host to end a call; from now on the grace runs.
+    fn stop<R>(&mut self, now: Instant, id: u64, code: CallErrorCode, effects: &mut Vec<Effect<P, R>>) {
+        if let Some(State::Running { stopping, .. }) = self.calls.get_mut(&id)
+            && stopping.is_none()
+        {
+            *stopping = Some((code, now));
+            self.set_deadline(id, Some(now + CANCEL_GRACE));
+            effects.push(Effect::Stop(id));
+        }
+    }
+
+    fn finished<R>(
+        &mut self,
+        id: u64,
+        outcome: Result<R, (CallErrorCode, String)>,
+        effects: &mut Vec<Effect<P, R>>,
+    ) {
+        // An answer to a call that is forgotten or was never ours changes nothing.
+        let Some(State::Running { cast, stopping, .. }) =
+            self.calls.get(&id).filter(|c| matches!(c, State::Running { .. }))
+        else {
+            return;
+        };
+        // A result that came in spite of a cancel is the truth; an error is the cancel's.
+        let outcome = match (outcome, stopping) {
+            (Ok(result), _) => Outcome::Done(result),
+            (Err((_, message)), Some((code, _))) => failed(*code, message, None),
+            // Nobody gave it up: the host stops, and its calls with it.
+            (Err((CallErrorCode::Cancelled, message)), None) if self.draining => {
+                failed(CallErrorCode::HostEnded, format!("the labor ends: {message}"), Some(Cause::Asked))
+            }
+            (Err((code, message)), None) => failed(code, message, None),
+        };
+        if !cast {
+            effects.push(Effect::Answer(id, outcome));
+        }
+        self.remove_running(id);
+        effects.push(Effect::Over(id));
+    }
+
+    fn host_ended<R>(&mut self, cause: Cause, restarts: bool, effects: &mut Vec<Effect<P, R>>) {
+        // We know better than the exit status why we ended it.
+        let cause = self.killed.take().unwrap_or(cause);
+        self.host = if restarts { Host::Starting } else { Host::Absent };
+        for id in self.ids(|c| matches!(c, State::Running { .. })) {
+            if let Some(State::Running { cast: false, stopping, .. }) = self.calls.get(&id) {
+                let (code, message) = match stopping {
+                    Some((code, _)) => (*code, format!("{code}, and the plugin host ended: {cause}")),
+                    None => (CallErrorCode::HostEnded, format!("the plugin host ended: {cause}")),
+                };
+                effects.push(Effect::Answer(id, failed(code, message, Some(cause.clone()))));
+            }
+            self.remove_running(id);
+            effects.push(Effect::Over(id));
+        }
+        if !restarts {
+            self.refuse_waiting(
+                CallErrorCode::NotReady,
+                "the plugin host is gone and is not started again",
+                effects,
+            );
+        }
+    }
+
+    fn session_lost<R>(&mut self, now: Instant, effects: &mut Vec<Effect<P, R>>) {
+        for id in self.ids(|c| matches!(c, State::Waiting(_))) {
+            self.remove_waiting(id);
+            effects.push(Effect::Over(id));
+        }
+        for id in self.ids(|c| matches!(c, State::Running { .. })) {
+            // It keeps its slot until the plugin has let go of it, but nobody waits for it.
+            if let Some(State::Running { cast, .. }) = self.calls.get_mut(&id) {
+                *cast = true;
+            }
+            self.stop(now, id, CallErrorCode::Cancelled, effects);
+        }
+    }
+
+    fn tick<R>(&mut self, now: Instant, effects: &mut Vec<Effect<P, R>>) {
+        while let Some(&(at, id)) = self.deadlines.first() {
+            if at > now {
+                break;
+            }
+            self.set_deadline(id, None);
+            match self.calls.get(&id) {
+                Some(State::Waiting(call)) => {
+                    let ms = call.queue.unwrap_or_default().as_millis();
+                    let message = format!("waited {ms} ms for a free slot on the labor");
+                    self.end_waiting(id, CallErrorCode::QueueDeadline, message, effects);
+                }
+                Some(State::Running { stopping: None, .. }) => {
+                    self.stop(now, id, CallErrorCode::RunDeadline, effects);
+                }
+                Some(State::Running { stopping: Some((code, since)), run, .. }) => {
+                    let mut had = now.saturating_duration_since(*since);
+                    if *code == CallErrorCode::RunDeadline {
+                        had += run.unwrap_or_default();
+                    }
+                    if self.killed.is_none() && matches!(self.host, Host::Up { .. }) {
+                        let after_ms = u64::try_from(had.as_millis()).unwrap_or(u64::MAX);
+                        let cause = Cause::Hung { after_ms };
+                        self.killed = Some(cause.clone());
+                        effects.push(Effect::KillHost(cause));
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn start_waiting<R>(&mut self, now: Instant, effects: &mut Vec<Effect<P, R>>) {
+        let Host::Up { concurrency } = self.host else { return };
+        while self.running < concurrency as usize && self.killed.is_none() {
+            let Some(id) = self.queue.pop_front() else { break };
+            let Some(State::Waiting(_)) = self.calls.get(&id) else { continue };
+            let Some(call) = self.remove_waiting(id) else { continue };
+            self.running += 1;
+            self.set_deadline(id, call.run.map(|run| now + run));
+            self.calls.insert(id, State::Running { cast: call.cast, run: call.run, stopping: None });
+            effects.push(Effect::Run(id, call.payload));
+        }
+        // Cancelled calls leave their number behind; do not let them gather.
+        if self.queue.len() > 2 * self.waiting + 64 {
+            let calls = &self.calls;
+            self.queue.retain(|id| matches!(calls.get(id), Some(State::Waiting(_))));
+        }
+    }
+
+    fn refuse_waiting<R>(&mut self, code: CallErrorCode, message: &str, effects: &mut Vec<Effect<P, R>>) {
+        for id in self.ids(|c| matches!(c, State::Waiting(_))) {
+            self.end_waiting(id, code, message.to_owned(), effects);
+        }
+    }
+
+    fn end_waiting<R>(
+        &mut self,
+        id: u64,
+        code: CallErrorCode,
+        message: String,
+        effects: &mut Vec<Effect<P, R>>,
+    ) {
+        if let Some(call) = self.remove_waiting(id) {
+            if !call.cast {
+                effects.push(Effect::Answer(id, failed(code, message, None)));
+            }
+            effects.push(Effect::Over(id));
+        }
+    }
+
+    fn remove_waiting(&mut self, id: u64) -> Option<NewCall<P>> {
+        self.set_deadline(id, None);
+        match self.calls.remove(&id) {
+            Some(State::Waiting(call)) => {
+                self.waiting -= 1;
+                self.waiting_bytes -= call.bytes;
+                Some(call)
+            }
+            _ => None,
+        }
+    }
+
+    fn remove_running(&mut self, id: u64) {
+        self.set_deadline(id, None);
+        if self.calls.remove(&id).is_some() {
+            self.running -= 1;
+        }
+    }
+
+    fn set_deadline(&mut self, id: u64, at: Option<Instant>) {
+        let old = match at {
+            Some(at) => {
+                self.deadlines.insert((at, id));
+                self.due.insert(id, at).filter(|old| *old != at)
+            }
+            None => self.due.remove(&id),
+        };
+        if let Some(old) = old {
+            self.deadlines.remove(&(old, id));
+        }
+    }
+
+    /// In order of their number, so that the same events give the same effects.
+    fn ids(&self, which: impl Fn(&State<P>) -> bool) -> Vec<u64> {
+        let mut ids: Vec<u64> = self.calls.iter().filter(|(_, c)| which(c)).map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids
+    }
+}
+
+fn failed<R>(code: CallErrorCode, message: String, cause: Option<Cause>) -> Outcome<R> {
+    Outcome::Failed { code, message, cause }
+}
+
+#[cfg(test)]
+#[path = "calls_tests.rs"]
+mod tests;

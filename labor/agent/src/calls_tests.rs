@@ -1,0 +1,229 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+
+type Said = Vec<Effect<(), u32>>;
+
+fn call(id: u64) -> NewCall<()> {
+    NewCall { id, queue: None, run: None, cast: false, bytes: 10, payload: () }
+}
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+struct World {
+    calls: Calls<()>,
+    now: Instant,
+}
+
+impl World {
+    fn up(concurrency: u32) -> Self {
+        let mut world = Self { calls: Calls::default(), now: Instant::now() };
+        world.tell(Event::HostUp { concurrency });
+        world
+    }
+
+    fn tell(&mut self, event: Event<(), u32>) -> Said {
+        self.calls.on_event(self.now, event)
+    }
+
+    fn after(&mut self, wait: Duration) -> Said {
+        self.now += wait;
+        self.tell(Event::Tick)
+    }
+}
+
+fn answer(said: &Said, id: u64) -> Option<(CallErrorCode, Option<Cause>)> {
+    said.iter().find_map(|effect| match effect {
+        Effect::Answer(of, Outcome::Failed { code, cause, .. }) if *of == id => Some((*code, cause.clone())),
+        _ => None,
+    })
+}
+
+#[test]
+fn calls_beyond_the_concurrency_wait_and_run_in_order() {
+    let mut world = World::up(2);
+    for id in 1..=4 {
+        let said = world.tell(Event::Arrived(call(id)));
+        assert_eq!(said.contains(&Effect::Run(id, ())), id <= 2);
+    }
+    let said = world.tell(Event::Finished(2, Ok(7)));
+    assert_eq!(said, [Effect::Answer(2, Outcome::Done(7)), Effect::Over(2), Effect::Run(3, ())]);
+}
+
+#[test]
+fn a_call_that_waits_too_long_is_answered_and_never_runs() {
+    let mut world = World::up(1);
+    world.tell(Event::Arrived(call(1)));
+    world.tell(Event::Arrived(NewCall { queue: Some(ms(50)), ..call(2) }));
+    assert_eq!(world.calls.next_deadline(), Some(world.now + ms(50)));
+    let said = world.after(ms(50));
+    assert_eq!(answer(&said, 2).unwrap().0, CallErrorCode::QueueDeadline);
+    assert_eq!(world.tell(Event::Finished(1, Ok(0))).len(), 2);
+}
+
+#[test]
+fn a_call_past_its_deadline_may_still_end_well_within_the_grace() {
+    let mut world = World::up(1);
+    world.tell(Event::Arrived(NewCall { run: Some(ms(50)), ..call(1) }));
+    assert_eq!(world.after(ms(50)), [Effect::Stop(1)]);
+    let error = Err((CallErrorCode::Failed, "stopped".to_owned()));
+    let said = world.tell(Event::Finished(1, error));
+    assert_eq!(answer(&said, 1).unwrap().0, CallErrorCode::RunDeadline);
+    world.tell(Event::Arrived(NewCall { run: Some(ms(50)), ..call(2) }));
+    world.after(ms(50));
+    assert!(world.tell(Event::Finished(2, Ok(9))).contains(&Effect::Answer(2, Outcome::Done(9))));
+}
+
+#[test]
+fn a_plugin_that_ignores_a_cancel_costs_the_host_and_its_neighbours() {
+    let mut world = World::up(2);
+    world.tell(Event::Arrived(call(1)));
+    world.tell(Event::Arrived(call(2)));
+    world.tell(Event::Arrived(call(3)));
+    assert_eq!(world.tell(Event::Cancelled(1)), [Effect::Stop(1)]);
+    assert!(world.tell(Event::Cancelled(1)).is_empty(), "once is enough");
+    let hung = Cause::Hung { after_ms: 2000 };
+    assert_eq!(world.after(CANCEL_GRACE), [Effect::KillHost(hung.clone())]);
+    let killed = Cause::Signal { signal: 9 };
+    let said = world.tell(Event::HostEnded { cause: killed, restarts: true });
+    assert_eq!(answer(&said, 1), Some((CallErrorCode::Cancelled, Some(hung.clone()))));
+    assert_eq!(answer(&said, 2), Some((CallErrorCode::HostEnded, Some(hung))));
+    assert_eq!(answer(&said, 3), None, "it has not run and waits for the next host");
+    assert!(world.tell(Event::HostUp { concurrency: 2 }).contains(&Effect::Run(3, ())));
+}
+
+#[test]
+fn a_labor_refuses_what_it_cannot_take_by_name() {
+    let code = |world: &mut World, id| answer(&world.tell(Event::Arrived(call(id))), id).map(|a| a.0);
+    let mut none = World { calls: Calls::default(), now: Instant::now() };
+    assert_eq!(code(&mut none, 1), Some(CallErrorCode::NotReady));
+    let mut program = World::up(0);
+    assert_eq!(code(&mut program, 1), Some(CallErrorCode::NoMethod));
+    let mut full = World::up(1);
+    for id in 0..=MAX_WAITING as u64 {
+        assert_eq!(code(&mut full, id), None);
+    }
+    assert_eq!(code(&mut full, 9999), Some(CallErrorCode::Overloaded));
+    let mut large = World::up(1);
+    world_of_large(&mut large);
+    assert_eq!(code(&mut large, 9), Some(CallErrorCode::Overloaded));
+    let mut drains = World::up(1);
+    drains.tell(Event::Arrived(call(1)));
+    drains.tell(Event::Arrived(call(2)));
+    assert_eq!(answer(&drains.tell(Event::Draining), 2).unwrap().0, CallErrorCode::Draining);
+    assert_eq!(code(&mut drains, 3), Some(CallErrorCode::Draining));
+    assert_eq!(drains.calls.running(), 1, "what runs is finished");
+}
+
+fn world_of_large(world: &mut World) {
+    world.tell(Event::Arrived(call(1)));
+    world.tell(Event::Arrived(NewCall { bytes: MAX_WAITING_BYTES, ..call(2) }));
+}
+
+#[test]
+fn a_host_that_is_given_up_leaves_no_call_waiting() {
+    let mut world = World::up(1);
+    world.tell(Event::Arrived(call(1)));
+    world.tell(Event::Arrived(call(2)));
+    let said = world.tell(Event::HostEnded { cause: Cause::Asked, restarts: false });
+    assert_eq!(answer(&said, 1).unwrap().0, CallErrorCode::HostEnded);
+    assert_eq!(answer(&said, 2).unwrap().0, CallErrorCode::NotReady);
+}
+
+#[test]
+fn a_lost_session_stops_its_calls_and_answers_none() {
+    let mut world = World::up(1);
+    world.tell(Event::Arrived(call(1)));
+    world.tell(Event::Arrived(call(2)));
+    assert_eq!(world.tell(Event::SessionLost), [Effect::Over(2), Effect::Stop(1)]);
+    assert_eq!(world.tell(Event::Finished(1, Ok(0))), [Effect::Over(1)]);
+    assert_eq!((world.calls.running(), world.calls.waiting()), (0, 0));
+}
+
+fn events() -> impl Strategy<Value = Vec<(Event<(), u32>, u64)>> {
+    let limit = || proptest::option::of((1u64..3000).prop_map(ms));
+    let arrived = (0u64..40, limit(), limit(), any::<bool>()).prop_map(|(id, queue, run, cast)| {
+        Event::Arrived(NewCall { id, queue, run, cast, bytes: 1000, payload: () })
+    });
+    let event = prop_oneof![
+        8 => arrived,
+        3 => (0u64..40).prop_map(Event::Cancelled),
+        6 => (0u64..40).prop_map(|id| Event::Finished(id, Ok(1))),
+        2 => (0u64..40).prop_map(|id| Event::Finished(id, Err((CallErrorCode::Failed, "x".into())))),
+        2 => (0u32..5).prop_map(|concurrency| Event::HostUp { concurrency }),
+        1 => any::<bool>().prop_map(|restarts| Event::HostEnded { cause: Cause::OutOfMemory, restarts }),
+        1 => Just(Event::HostStarting),
+        4 => Just(Event::Tick),
+    ];
+    proptest::collection::vec((event, 0u64..1500), 1..200)
+}
+
+proptest! {
+    #[test]
+    fn every_call_is_answered_exactly_once_whatever_happens(events in events()) {
+        let mut world = World::up(3);
+        // Whether an answer is wanted of each call that is open.
+        let mut open: BTreeMap<u64, bool> = BTreeMap::new();
+        let mut answered: BTreeSet<u64> = BTreeSet::new();
+        let mut hosts_runs: BTreeSet<u64> = BTreeSet::new();
+        let end = [
+            (Event::HostUp { concurrency: 1 }, 0),
+            (Event::HostEnded { cause: Cause::Asked, restarts: false }, 0),
+        ];
+        for (event, wait) in events.into_iter().chain(end) {
+            world.now += ms(wait);
+            match &event {
+                Event::Arrived(call) if !open.contains_key(&call.id) => {
+                    open.insert(call.id, !call.cast);
+                    answered.remove(&call.id);
+                }
+                Event::HostEnded { .. } => hosts_runs.clear(),
+                Event::Finished(id, _) => { hosts_runs.remove(id); }
+                _ => {}
+            }
+            for effect in world.tell(event) {
+                match effect {
+                    Effect::Answer(id, _) => {
+                        prop_assert_eq!(open.get(&id), Some(&true), "an answer nobody wants: {}", id);
+                        prop_assert!(answered.insert(id), "answered twice: {}", id);
+                    }
+                    Effect::Over(id) => {
+                        let wanted = open.remove(&id);
+                        prop_assert!(wanted.is_some(), "over twice: {}", id);
+                        prop_assert!(wanted == Some(false) || answered.contains(&id), "no answer: {}", id);
+                    }
+                    Effect::Run(id, ()) => {
+                        prop_assert!(open.contains_key(&id) && !answered.contains(&id));
+                        prop_assert!(hosts_runs.insert(id), "runs twice: {}", id);
+                    }
+                    Effect::Stop(id) => prop_assert!(open.contains_key(&id)),
+                    Effect::KillHost(cause) => prop_assert_eq!(cause.code(), "hung"),
+                }
+            }
+            let calls = &world.calls;
+            prop_assert_eq!(calls.running() + calls.waiting(), open.len());
+            prop_assert_eq!(calls.deadlines.len(), calls.due.len());
+            prop_assert!(calls.waiting_bytes <= MAX_WAITING_BYTES);
+        }
+        prop_assert!(open.is_empty(), "never answered: {:?}", open);
+        prop_assert!(world.calls.deadlines.is_empty() && world.calls.calls.is_empty());
+    }
+}
+
+#[test]
+fn a_call_that_its_stopping_host_gives_up_is_not_called_cancelled_by_its_caller() {
+    let gives_up = || Event::Finished(1, Err((CallErrorCode::Cancelled, "stops".to_owned())));
+    let mut stops = World::up(1);
+    stops.tell(Event::Arrived(call(1)));
+    stops.tell(Event::Draining);
+    assert_eq!(answer(&stops.tell(gives_up()), 1), Some((CallErrorCode::HostEnded, Some(Cause::Asked))));
+    let mut cancelled = World::up(1);
+    cancelled.tell(Event::Arrived(call(1)));
+    cancelled.tell(Event::Draining);
+    cancelled.tell(Event::Cancelled(1));
+    assert_eq!(answer(&cancelled.tell(gives_up()), 1), Some((CallErrorCode::Cancelled, None)));
+}

@@ -1,0 +1,108 @@
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::process::Stdio;
+
+use overseer_protocol::Cause;
+use rustix::pipe::PipeFlags;
+use rustix::process::Pid;
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe::Receiver;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{HostKind, HostSpec, boot_failed};
+
+/// What a host has of the agent's environment; all else could hold the agent's secrets.
+/// The mark is how whatever a plugin starts is found when its node ends.
+const INHERITED: [&str; 10] = [
+    "HOME",
+    "LANG",
+    crate::marker::VARIABLE,
+    "PATH",
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+    "TMPDIR",
+    "TZ",
+    "USER",
+    "XDG_CACHE_HOME",
+];
+
+/// A process and the agent's ends of what connects it.
+pub(super) struct Spawned {
+    pub(super) child: Child,
+    pub(super) pid: Pid,
+    /// Tells of ends of the agent's processes, since before this one was spawned.
+    pub(super) ends: Signal,
+    pub(super) socket: UnixStream,
+    pub(super) stdout: Receiver,
+    pub(super) stderr: Receiver,
+    pub(super) supervised: bool,
+}
+
+/// Spawns the process of a host, in a process group of its own.
+pub(super) fn spawn(spec: &HostSpec) -> Result<Spawned, Cause> {
+    let (program, mut args) = match spec.command.split_first() {
+        Some((program, args)) => (program.clone(), args.to_vec()),
+        None => return Err(boot_failed("the agent was not told how to start a plugin host")),
+    };
+    let (program, what, args) = match &spec.what {
+        HostKind::Plugin { library } => {
+            args.extend(["load".into(), library.into()]);
+            (program, library, args)
+        }
+        HostKind::Serve { executable, args } => {
+            (executable.into(), executable, args.iter().map(OsString::from).collect())
+        }
+        HostKind::Supervise { executable, args: own } => {
+            args.extend(["supervise".into(), std::process::id().to_string().into(), executable.into()]);
+            args.extend(own.iter().map(OsString::from));
+            (program, executable, args)
+        }
+    };
+    let supervised = matches!(spec.what, HostKind::Supervise { .. });
+    connect(spec, &program, args, supervised).map_err(|error| {
+        boot_failed(format!(
+            "cannot start {} by {} in {}: {error}",
+            what.display(),
+            program.display(),
+            spec.directory.display()
+        ))
+    })
+}
+
+fn connect(spec: &HostSpec, program: &OsStr, args: Vec<OsString>, supervised: bool) -> io::Result<Spawned> {
+    let (ours, theirs) = StdUnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    let (stdout, stdout_writes) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let (stderr, stderr_writes) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let inherited = INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+    let mut command = Command::new(program);
+    command
+        .args(args)
+        .env_clear()
+        .envs(inherited)
+        .envs(&spec.environment)
+        .current_dir(&spec.directory)
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::from(stdout_writes))
+        .stderr(Stdio::from(stderr_writes))
+        .process_group(0)
+        .kill_on_drop(true);
+    let ends = signal(SignalKind::child())?;
+    let child = command.spawn()?;
+    // The command holds the host's ends; the agent must not, or it would never see them close.
+    drop(command);
+    let gone = || io::Error::other("the process was gone at once");
+    let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).ok_or_else(gone)?;
+    Ok(Spawned {
+        child,
+        pid,
+        ends,
+        socket: UnixStream::from_std(ours)?,
+        stdout: Receiver::from_owned_fd(stdout)?,
+        stderr: Receiver::from_owned_fd(stderr)?,
+        supervised,
+    })
+}

@@ -1,0 +1,46 @@
+//! The agent: what runs on a labor.
+//!
+//! It dials in to its Overseer, pairs, fetches the release that it is told to run, runs it in a
+//! process of its own, and carries calls, telemetry and logs between the two. Whatever happens to
+//! the Overseer, the release or the network, it ends itself rather than outlive its owner.
+//!
+//! | what | where |
+//! |---|---|
+//! | how it starts and ends | [`main`], [`run`], [`Exit`] |
+//! | the link: dial, join, attach, renew | `connect`, `join`, `session` |
+//! | what waits to be sent | `outbox`, `telemetry`, `spool`, `logs` |
+//! | calls: admission, deadlines, cancel | `calls` |
+//! | a release: fetch, verify, cache | `load`, `cache`, `bulk` |
+//! | the process that runs it | [`host`], `restart` |
+//! | what ties them together | `agent` |
+
+mod agent;
+mod args;
+mod backoff;
+mod bulk;
+mod cache;
+mod calls;
+mod connect;
+mod document;
+mod exit;
+mod facts;
+pub mod host;
+mod join;
+mod load;
+mod logs;
+pub mod marker;
+mod outbox;
+mod owner;
+mod reexec;
+mod restart;
+mod run;
+mod session;
+mod signals;
+mod spool;
+mod telemetry;
+
+pub use args::{LaborArgs, main};
+pub use document::{Source, SourceError, VARIABLE};
+pub use exit::Exit;
+pub use reexec::reexec;
+pub use run::{AgentConfig, run};

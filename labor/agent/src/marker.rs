@@ -1,0 +1,84 @@
+//! Which processes belong to a node, however they were forked: all carry a mark in their
+//! environment.
+
+use std::fs;
+use std::io;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// The variable that holds the name of the node, `FLEET/LABOR/GENERATION`.
+pub const VARIABLE: &str = "OVERSEER_NODE";
+
+/// Processes of this user whose environment has this mark, but for the calling one.
+pub fn marked(mark: &str) -> Vec<i32> {
+    let wanted = format!("{VARIABLE}={mark}");
+    let own = std::process::id() as i32;
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| *pid != own && has_mark(*pid, wanted.as_bytes())).collect()
+}
+
+fn has_mark(pid: i32, wanted: &[u8]) -> bool {
+    // Another user's process, or one that has just ended, is not ours.
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment.split(|b| *b == 0).any(|variable| variable == wanted)
+}
+
+/// Kills every process with this mark, again and again until none is left: one that forks
+/// while it is looked for is found in the next round. Returns how many were killed.
+///
+/// # Errors
+/// When processes with the mark are still there after many rounds.
+pub fn end_marked(mark: &str) -> io::Result<usize> {
+    let wanted = format!("{VARIABLE}={mark}");
+    let mut killed = 0;
+    for _ in 0..1000 {
+        let pids = marked(mark);
+        if pids.is_empty() {
+            return Ok(killed);
+        }
+        for pid in pids {
+            killed += usize::from(kill(pid, wanted.as_bytes()));
+        }
+        std::thread::yield_now();
+    }
+    Err(io::Error::other(format!("processes of {mark} do not end")))
+}
+
+/// Ends every other process of the node that this process is of, if it is of one.
+pub(crate) fn end_others() {
+    let Ok(mark) = std::env::var(VARIABLE) else { return };
+    if let Err(error) = end_marked(&mark) {
+        tracing::error!("processes are left: {error}");
+    }
+}
+
+fn kill(pid: i32, wanted: &[u8]) -> bool {
+    let Some(process) = Pid::from_raw(pid) else { return false };
+    let Ok(handle) = pidfd_open(process, PidfdFlags::empty()) else { return false };
+    // Held by the descriptor now: if the number was taken over by another, its mark differs.
+    has_mark(pid, wanted) && pidfd_send_signal(&handle, Signal::KILL).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn processes_are_found_and_ended_by_their_mark_also_when_they_left_their_group() {
+        let mark = format!("test/{}/1", std::process::id());
+        let mut shell = Command::new("sh")
+            .args(["-c", "setsid sleep 1000 & sleep 1000"])
+            .env(VARIABLE, &mark)
+            .spawn()
+            .unwrap();
+        while marked(&mark).len() < 3 {
+            std::thread::yield_now();
+        }
+        assert!(end_marked(&mark).unwrap() >= 3);
+        assert!(!shell.wait().unwrap().success());
+        assert_eq!(marked(&mark), Vec::<i32>::new());
+    }
+}

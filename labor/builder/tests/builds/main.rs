@@ -1,0 +1,9 @@
+//! Builds of real repositories with real tools.
+#![allow(clippy::unwrap_used)]
+
+mod caches;
+mod checkouts;
+mod harness;
+mod plans;
+mod runs;
+mod urls;

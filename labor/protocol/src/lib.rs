@@ -1,0 +1,44 @@
+//! What an Overseer and its labors say to each other.
+//!
+//! The protos and their generated code ([`proto`]), and the types that both sides speak:
+//! ids, causes, facts, resources, log streams, the bootstrap document. No IO here.
+
+mod bootstrap;
+mod call_error;
+mod cause;
+mod facts;
+mod id;
+mod identity;
+mod log_stream;
+mod resources;
+mod secret;
+mod state;
+mod version;
+
+pub use bootstrap::{Bootstrap, BootstrapError, Endpoint, MAX_BOOTSTRAP_BYTES, OnLeaseLost};
+pub use call_error::CallErrorCode;
+pub use cause::{BootPhase, Cause};
+pub use facts::Facts;
+pub use id::{Attempt, FleetName, Generation, HostId, IdError, LaborId, ReleaseId, SessionId, TaskId};
+pub use identity::{Claim, Identity, IdentityError};
+pub use log_stream::LogStream;
+pub use resources::{Amount, AmountError, Resources};
+pub use secret::Secret;
+pub use state::LaborState;
+pub use version::{PROTOCOL, Versions};
+
+/// Generated from `proto/overseer.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used)]
+pub mod proto {
+    tonic::include_proto!("overseer.v1");
+}
+
+/// Payloads up to this many bytes travel inside a call or its result; larger ones over the
+/// bulk connection.
+pub const INLINE_PAYLOAD: usize = 256 * 1024;
+/// Largest payload or result of a call, in bytes.
+pub const MAX_PAYLOAD: usize = 64 * 1024 * 1024;
+/// Bytes of data in one message of a bulk stream.
+pub const PIECE: usize = 256 * 1024;
+/// Largest message that either side decodes, in bytes: a batch of inline payloads.
+pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;

@@ -1,0 +1,122 @@
+//! A request that lives and dies with its caller, in memory.
+
+use std::time::Duration;
+
+use overseer_protocol::{CallErrorCode, Cause, LaborId, MAX_PAYLOAD};
+
+/// Deadlines and limits of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallOptions {
+    /// Longest wait for a labor and for a free place in its plugin.
+    pub queue: Duration,
+    /// Longest run in the plugin; `None` for no limit. A plugin that neither answers nor sees
+    /// its cancellation loses its host.
+    pub run: Option<Duration>,
+}
+
+impl Default for CallOptions {
+    fn default() -> Self {
+        Self { queue: Duration::from_secs(30), run: Some(Duration::from_secs(300)) }
+    }
+}
+
+impl CallOptions {
+    /// With this queue deadline.
+    #[must_use]
+    pub fn queue(mut self, queue: Duration) -> Self {
+        self.queue = queue;
+        self
+    }
+
+    /// With this run deadline, or none.
+    #[must_use]
+    pub fn run(mut self, run: impl Into<Option<Duration>>) -> Self {
+        self.run = run.into();
+        self
+    }
+}
+
+/// Why a call gave no result.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The labor's session ended before an answer came: the call may or may not have run.
+    #[error("labor {labor} was lost before it answered: {cause}; call again if the method may run twice")]
+    LaborLost {
+        /// Which.
+        labor: LaborId,
+        /// Why.
+        cause: Cause,
+    },
+    /// The labor takes no calls in its state.
+    #[error("labor {labor} is {state}; wait for ready() before calling it")]
+    NotReady {
+        /// Which.
+        labor: LaborId,
+        /// Its state.
+        state: overseer_protocol::LaborState,
+    },
+    /// No labor of the fleet became ready within the queue deadline.
+    #[error("no labor was ready within {} ms; start one, or allow a longer queue deadline", waited.as_millis())]
+    NoLabor {
+        /// The queue deadline.
+        waited: Duration,
+    },
+    /// The labor has all the calls that it may have.
+    #[error("labor {labor} has {limit} calls open already; wait for some to end")]
+    Overloaded {
+        /// Which.
+        labor: LaborId,
+        /// The bound.
+        limit: usize,
+    },
+    /// Over the limit.
+    #[error("a payload of {size} bytes is over the limit of {MAX_PAYLOAD}; pass it as a blob")]
+    TooLarge {
+        /// Bytes.
+        size: usize,
+    },
+    /// The labor or its plugin answered with an error.
+    #[error("{code}: {message}")]
+    Answered {
+        /// Which kind.
+        code: CallErrorCode,
+        /// What it said.
+        message: String,
+        /// Why the plugin host ended, where it did.
+        cause: Option<Cause>,
+    },
+    /// Neither answer nor deadline error came in time.
+    #[error("no answer within {} ms of the deadline; the call was cancelled", after.as_millis())]
+    NoAnswer {
+        /// How long was waited.
+        after: Duration,
+    },
+    /// Argument or result are not of the expected form.
+    #[error("the {what} cannot be coded: {reason}")]
+    Codec {
+        /// `argument` or `result`.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// The Overseer's own blobs failed.
+    #[error("a large payload could not be kept: {0}")]
+    Blobs(String),
+}
+
+impl CallError {
+    /// Stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::LaborLost { .. } => "call.labor_lost",
+            Self::NotReady { .. } => "call.not_ready",
+            Self::NoLabor { .. } => "call.no_labor",
+            Self::Overloaded { .. } => "call.overloaded",
+            Self::TooLarge { .. } => "call.too_large",
+            Self::Answered { .. } => "call.answered",
+            Self::NoAnswer { .. } => "call.no_answer",
+            Self::Codec { .. } => "call.codec",
+            Self::Blobs(_) => "call.blobs",
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Claims for many nodes that share one user data: each instance is admitted once, as one of the
+//! labors that were asked for.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
+
+use overseer_protocol::{FleetName, Generation, Identity, LaborId, Secret};
+use serde::{Deserialize, Serialize};
+
+use super::{ClaimRefused, Claims, TOKEN_BYTES, TRIES, check_token, encode, hex, keyed_hash, millis};
+use crate::store::{Operation, Outcome, StoreError, Transaction};
+
+/// Longest name of a batch or an instance, in bytes.
+const MAX_NAME: usize = 128;
+/// Keys of a batch that are read or removed at once.
+const PAGE: usize = 100;
+
+/// What a batch is for.
+#[derive(Debug, Clone)]
+pub struct BatchIntent {
+    /// Its name: 1 to 128 of letters, digits, `.`, `_` and `-`.
+    pub batch: String,
+    /// The fleet of all its labors.
+    pub fleet: FleetName,
+    /// The labors that its instances become, in this order; as many as are admitted.
+    pub labors: Vec<(LaborId, Generation)>,
+}
+
+/// A batch that was just made.
+#[derive(Debug)]
+pub struct NewBatch {
+    /// The only copy of the token, for the user data.
+    pub token: Secret<String>,
+    /// To be committed together with the intents.
+    pub operation: Operation,
+}
+
+/// Never changed while it lives: instances are admitted by keys of their own, so that many at
+/// once do not wait for each other.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    fleet: FleetName,
+    labors: Vec<(LaborId, Generation)>,
+    hash: String,
+    expires_ms: u64,
+}
+
+impl Claims {
+    /// A claim for as many instances as the intent has labors. `random` must come from the
+    /// system.
+    ///
+    /// # Errors
+    /// [`StoreError::BadKey`] for a name that is none.
+    pub fn issue_batch(
+        intent: &BatchIntent,
+        ttl: Duration,
+        now: SystemTime,
+        random: [u8; TOKEN_BYTES],
+    ) -> Result<NewBatch, StoreError> {
+        if !good_name(&intent.batch) {
+            return Err(StoreError::BadKey(intent.batch.chars().take(64).collect()));
+        }
+        let token = hex(&random);
+        let kept = Kept {
+            fleet: intent.fleet.clone(),
+            labors: intent.labors.clone(),
+            hash: batch_hash(&intent.fleet, &intent.batch, &token).to_hex().to_string(),
+            expires_ms: millis(now).saturating_add(ttl.as_millis().try_into().unwrap_or(u64::MAX)),
+        };
+        let operation = Operation::Put(batch_key(&intent.batch), encode(&kept).into(), None);
+        Ok(NewBatch { token: Secret::new(token), operation })
+    }
+
+    /// Ends a batch and forgets whom it admitted.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub async fn remove_batch(&self, batch: &str) -> Result<(), StoreError> {
+        if !good_name(batch) {
+            return Ok(());
+        }
+        // First what admits, then what was admitted.
+        self.store.transact(Transaction::new().delete(batch_key(batch))).await?;
+        let prefix = format!("claims/admitted/{batch}/");
+        loop {
+            let (entries, _) = self.store.range(&prefix, None, PAGE).await?;
+            if entries.is_empty() {
+                return Ok(());
+            }
+            let all = entries.into_iter().fold(Transaction::new(), |t, entry| t.delete(entry.key));
+            self.store.transact(all).await?;
+        }
+    }
+
+    pub(super) async fn admit_instance(
+        &self,
+        batch: &str,
+        token: &Secret<String>,
+        instance: &str,
+        proof: &Secret<String>,
+        now: SystemTime,
+    ) -> Result<Identity, ClaimRefused> {
+        if !good_name(batch) || !good_name(instance) {
+            return Err(ClaimRefused::Unknown);
+        }
+        let Some((kept, entry)) = self.read::<Kept>(&batch_key(batch)).await? else {
+            return Err(ClaimRefused::Unknown);
+        };
+        check_token(&kept.hash, batch_hash(&kept.fleet, batch, token.expose()))?;
+        if kept.expires_ms <= millis(now) {
+            return Err(ClaimRefused::Late);
+        }
+        let Some(provider) = &self.proof else {
+            return Err(ClaimRefused::NotProved("no provider here can prove instances".to_owned()));
+        };
+        provider.verify(&kept.fleet, instance, proof).await.map_err(ClaimRefused::NotProved)?;
+        // Instances begin at different places, so that most find theirs free at once.
+        let mut place = start(instance, kept.labors.len());
+        for _ in 0..TRIES + kept.labors.len() {
+            let Some(&(labor, generation)) = kept.labors.get(place) else {
+                return Err(ClaimRefused::Full);
+            };
+            let admission = Transaction::new()
+                .unchanged(batch_key(batch), entry.revision)
+                .absent(instance_key(batch, instance))
+                .absent(place_key(batch, place))
+                .put(instance_key(batch, instance), place.to_string())
+                .put(place_key(batch, place), instance.to_owned());
+            match self.store.transact(admission).await? {
+                Outcome::Committed(_) => return Ok(Identity { fleet: kept.fleet, labor, generation }),
+                Outcome::Conflict(0) => return Err(ClaimRefused::Unknown),
+                Outcome::Conflict(1) => return Err(ClaimRefused::Used),
+                Outcome::Conflict(_) => {
+                    place =
+                        self.free_place(batch, place, kept.labors.len()).await?.ok_or(ClaimRefused::Full)?;
+                }
+            }
+        }
+        Err(ClaimRefused::Busy)
+    }
+
+    /// The next place that nobody has, from `from` on and around.
+    async fn free_place(&self, batch: &str, from: usize, count: usize) -> Result<Option<usize>, StoreError> {
+        let prefix = format!("claims/admitted/{batch}/place/");
+        let (mut taken, mut after) = (BTreeSet::new(), None::<String>);
+        loop {
+            let (entries, _) = self.store.range(&prefix, after.as_deref(), PAGE).await?;
+            taken.extend(entries.iter().filter_map(|e| e.key[prefix.len()..].parse::<usize>().ok()));
+            match entries.last() {
+                Some(last) if entries.len() == PAGE => after = Some(last.key.clone()),
+                _ => break,
+            }
+        }
+        Ok((from..count).chain(0..from).find(|place| !taken.contains(place)))
+    }
+}
+
+fn good_name(name: &str) -> bool {
+    (1..=MAX_NAME).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+fn batch_key(batch: &str) -> String {
+    format!("claims/batch/{batch}")
+}
+
+fn instance_key(batch: &str, instance: &str) -> String {
+    format!("claims/admitted/{batch}/instance/{instance}")
+}
+
+fn place_key(batch: &str, place: usize) -> String {
+    format!("claims/admitted/{batch}/place/{place:06}")
+}
+
+fn batch_hash(fleet: &FleetName, batch: &str, token: &str) -> blake3::Hash {
+    keyed_hash("overseer claim of a batch v1", &format!("{fleet}/{batch}"), token)
+}
+
+fn start(instance: &str, count: usize) -> usize {
+    let hash = blake3::hash(instance.as_bytes());
+    let mut head = [0; 8];
+    head.copy_from_slice(&hash.as_bytes()[..8]);
+    usize::try_from(u64::from_le_bytes(head) % count.max(1) as u64).unwrap_or(0)
+}

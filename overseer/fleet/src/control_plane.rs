@@ -1,0 +1,265 @@
+//! What fleets have in common: data directory, store, blobs, authority, claims, and the gateway
+//! that labors call.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use overseer_protocol::{Endpoint, FleetName, SessionId};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use crate::authority::{Authority, AuthorityError};
+use crate::blobs::{BlobError, Blobs};
+use crate::claims::Claims;
+use crate::data_dir::{DataDir, DataDirError};
+use crate::fleet::FleetHandle;
+use crate::gateway::{self, Gateway};
+use crate::logs::Logs;
+use crate::payload::Payloads;
+use crate::store::{Store, StoreError};
+
+/// How long the gateway's own certificate is good.
+const SERVER_CERTIFICATE: Duration = Duration::from_secs(365 * 86_400);
+/// Longest path of a unix socket that every system takes, in bytes.
+const SOCKET_PATH: usize = 100;
+
+/// Why a control plane did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlPlaneError {
+    /// The data directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The store in it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The blobs in it.
+    #[error(transparent)]
+    Blobs(#[from] BlobError),
+    /// Its certificates.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// No socket to listen on.
+    #[error("cannot listen on {place}: {source}; choose another address or check permissions")]
+    Listen {
+        /// Path or address.
+        place: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The TLS configuration was not taken.
+    #[error("TLS: {0}; remove the authority from the store to have a new one made")]
+    Tls(String),
+}
+
+/// Describes a control plane; [`ControlPlaneBuilder::start`] starts it.
+#[derive(Debug, Default)]
+pub struct ControlPlaneBuilder {
+    directory: Option<PathBuf>,
+    tcp: Option<SocketAddr>,
+    served: bool,
+}
+
+impl ControlPlaneBuilder {
+    /// Where to keep state; a temporary directory, gone at the end, when none is given.
+    #[must_use]
+    pub fn data_directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some(directory.into());
+        self
+    }
+
+    /// Listens on TCP as well, for labors on other machines.
+    #[must_use]
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.tcp = Some(address);
+        self
+    }
+
+    /// Labors outlive this process: only their lease ends them. Embedded otherwise: local
+    /// labors end with the process, however it ends.
+    #[must_use]
+    pub fn served(mut self, served: bool) -> Self {
+        self.served = served;
+        self
+    }
+
+    /// Opens the state and listens.
+    ///
+    /// # Errors
+    /// Any [`ControlPlaneError`]; nothing runs then.
+    pub async fn start(self) -> Result<ControlPlane, ControlPlaneError> {
+        let data = match &self.directory {
+            Some(directory) => DataDir::open(directory)?,
+            None => DataDir::ephemeral()?,
+        };
+        let payloads = Arc::new(Payloads::open(&data.path().join("payloads")).await?);
+        let logs = Arc::new(Logs::open(&data.path().join("logs")));
+        let store: Arc<dyn Store> = data.store();
+        let now = SystemTime::now();
+        let authority = Authority::load_or_create(&*store, now).await?;
+        let server = authority.server_identity(&[], SERVER_CERTIFICATE, now)?;
+        let (unix, socket_directory) = socket_path(data.path())?;
+        let listeners = gateway::Listeners::bind(&unix, self.tcp).await?;
+        let mut endpoints = vec![Endpoint::Unix(unix)];
+        endpoints.extend(listeners.tcp_address().map(|a| Endpoint::Tcp(a.to_string())));
+        let claims = Claims::new(Arc::clone(&store));
+        let (shutdown, stopped) = watch::channel(false);
+        let inner = Inner {
+            store,
+            blobs: data.blobs(),
+            payloads,
+            logs,
+            claims,
+            authority,
+            endpoints,
+            fleets: RwLock::default(),
+            next_session: AtomicU64::new(1),
+            shutdown,
+            served: self.served,
+            servers: Mutex::default(),
+            _socket_directory: socket_directory,
+            data,
+        };
+        let plane = ControlPlane { inner: Arc::new(inner) };
+        let servers =
+            listeners.serve(Gateway::new(plane.clone()), &plane.inner.authority, &server, stopped)?;
+        *plane.inner.servers.lock() = servers;
+        Ok(plane)
+    }
+}
+
+/// The socket goes into the data directory, or where its path would be too long into a short
+/// directory of its own.
+fn socket_path(data: &Path) -> Result<(PathBuf, Option<tempfile::TempDir>), ControlPlaneError> {
+    let path = data.join("labors.sock");
+    if path.as_os_str().len() <= SOCKET_PATH {
+        return Ok((path, None));
+    }
+    let directory = tempfile::Builder::new().prefix("overseer-").tempdir_in("/tmp");
+    let directory = directory.map_err(|source| ControlPlaneError::Listen { place: "/tmp".into(), source })?;
+    Ok((directory.path().join("labors.sock"), Some(directory)))
+}
+
+/// What fleets have in common. Cheap to clone; ends by [`ControlPlane::shutdown`].
+#[derive(Clone)]
+pub struct ControlPlane {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    blobs: Arc<dyn Blobs>,
+    payloads: Arc<Payloads>,
+    logs: Arc<Logs>,
+    claims: Claims,
+    authority: Authority,
+    endpoints: Vec<Endpoint>,
+    fleets: RwLock<HashMap<FleetName, FleetHandle>>,
+    next_session: AtomicU64,
+    shutdown: watch::Sender<bool>,
+    served: bool,
+    servers: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+    _socket_directory: Option<tempfile::TempDir>,
+    data: DataDir,
+}
+
+impl ControlPlane {
+    /// Describes one.
+    pub fn builder() -> ControlPlaneBuilder {
+        ControlPlaneBuilder::default()
+    }
+
+    /// One in a temporary directory that listens on a unix socket and ends with this process.
+    ///
+    /// # Errors
+    /// Any [`ControlPlaneError`].
+    pub async fn embedded() -> Result<Self, ControlPlaneError> {
+        Self::builder().start().await
+    }
+
+    /// What must outlive a process.
+    pub fn store(&self) -> &dyn Store {
+        &*self.inner.store
+    }
+
+    /// Bytes by digest: artifacts, and whatever plugins put there.
+    pub fn blobs(&self) -> &dyn Blobs {
+        &*self.inner.blobs
+    }
+
+    /// Where labors may call.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.inner.endpoints
+    }
+
+    /// Stops listening; a temporary directory is removed. Fleets should be stopped before.
+    pub async fn shutdown(&self) {
+        self.inner.shutdown.send_replace(true);
+        let servers = std::mem::take(&mut *self.inner.servers.lock());
+        for server in servers {
+            // A server that panicked has stopped too.
+            let _ = server.await;
+        }
+        if self.inner.data.is_ephemeral() {
+            // Not left to the last clone: a program may end before that is dropped.
+            let directory = self.directory().to_owned();
+            let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(directory)).await;
+            if let Ok(Err(error)) = removed {
+                tracing::debug!(%error, "the temporary directory is left for the next start to remove");
+            }
+        }
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.inner.data.path()
+    }
+
+    pub(crate) fn logs(&self) -> Arc<Logs> {
+        Arc::clone(&self.inner.logs)
+    }
+
+    pub(crate) fn payloads(&self) -> Arc<Payloads> {
+        Arc::clone(&self.inner.payloads)
+    }
+
+    pub(crate) fn claims(&self) -> &Claims {
+        &self.inner.claims
+    }
+
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.inner.authority
+    }
+
+    pub(crate) fn authorities(&self) -> String {
+        self.inner.authority.certificate().to_owned()
+    }
+
+    pub(crate) fn is_embedded(&self) -> bool {
+        !self.inner.served
+    }
+
+    pub(crate) fn next_session(&self) -> SessionId {
+        SessionId(self.inner.next_session.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn fleet(&self, name: &FleetName) -> Option<FleetHandle> {
+        self.inner.fleets.read().get(name).cloned()
+    }
+
+    /// False when the name is taken.
+    pub(crate) fn add_fleet(&self, fleet: FleetHandle) -> bool {
+        let mut fleets = self.inner.fleets.write();
+        let free = !fleets.contains_key(fleet.name());
+        if free {
+            fleets.insert(fleet.name().clone(), fleet);
+        }
+        free
+    }
+
+    pub(crate) fn remove_fleet(&self, name: &FleetName) {
+        self.inner.fleets.write().remove(name);
+    }
+}

@@ -1,0 +1,476 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use overseer_protocol::{Cause, Generation, LaborId, LaborState, SessionId};
+
+use super::labor::{Labor, Phase};
+use super::restart::Intensity;
+use super::{Effect, Escalation, Event, Happening, Life, Millis, Options, WhatNext};
+
+/// No slot is free.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the fleet has {taken} of at most {max} labors; end one, or raise max_nodes")]
+pub struct AtCapacity {
+    /// Slots taken.
+    pub taken: usize,
+    /// `max_nodes`.
+    pub max: usize,
+}
+
+/// The supervision of one fleet as a state machine: [`FleetCore::on_event`].
+#[derive(Debug)]
+pub struct FleetCore {
+    options: Options,
+    labors: BTreeMap<LaborId, Labor>,
+    restarts: Intensity,
+    random: u64,
+    stopping: bool,
+}
+
+impl FleetCore {
+    /// An empty fleet. `seed` feeds the jitter.
+    pub fn new(options: Options, seed: u64) -> Self {
+        Self {
+            options,
+            labors: BTreeMap::new(),
+            restarts: Intensity::default(),
+            random: seed | 1,
+            stopping: false,
+        }
+    }
+
+    /// How the fleet is run.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Whether `n` more labors have a slot each.
+    ///
+    /// # Errors
+    /// [`AtCapacity`]; nothing has changed.
+    pub fn admit(&self, n: usize) -> Result<(), AtCapacity> {
+        let (taken, max) = (self.labors.len(), self.options.max_nodes);
+        if taken.saturating_add(n) > max { Err(AtCapacity { taken, max }) } else { Ok(()) }
+    }
+
+    /// Slots taken.
+    pub fn len(&self) -> usize {
+        self.labors.len()
+    }
+
+    /// Whether it ends, by [`FleetCore::stop_all`] or by escalation: nothing is started any more.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// Whether no slot is taken.
+    pub fn is_empty(&self) -> bool {
+        self.labors.is_empty()
+    }
+
+    /// Every labor's life and state, in order of id.
+    pub fn labors(&self) -> impl Iterator<Item = (Life, LaborState)> + '_ {
+        self.labors.values().map(|l| (l.life(), l.state()))
+    }
+
+    /// When the next [`Event::Tick`] is due.
+    pub fn next_deadline(&self) -> Option<Millis> {
+        let silence = self.options.silence.as_millis() as u64;
+        self.labors
+            .values()
+            .filter_map(|l| {
+                let quiet = l.session().map(|_| l.heard + silence);
+                match (l.deadline, quiet) {
+                    (Some(a), Some(b)) => Some(a.min(b)),
+                    (a, b) => a.or(b),
+                }
+            })
+            .min()
+    }
+
+    /// Takes one event and says what is to be done, in order. Events of an older life and
+    /// events that make no sense in a state change nothing.
+    pub fn on_event(&mut self, now: Millis, event: Event) -> Vec<Effect> {
+        let mut out = Vec::new();
+        match event {
+            Event::Start(id) => self.start(now, id, &mut out),
+            Event::Drain(id) => self.drain(now, id, Cause::Asked, true, &mut out),
+            Event::Terminate(id, cause) => self.terminate(now, id, cause, &mut out),
+            Event::Tick => self.tick(now, &mut out),
+            Event::Accepted(life)
+            | Event::Joined(life)
+            | Event::Loaded(life)
+            | Event::Ready(life)
+            | Event::Heard(life)
+            | Event::Drained(life)
+            | Event::TerminateFailed(life)
+            | Event::Refused { life, .. }
+            | Event::Attached { life, .. }
+            | Event::Failed(life, _)
+            | Event::Detached(life, _)
+            | Event::Ended(life, _)
+            | Event::Going(life, _) => {
+                if self.labors.get(&life.labor).is_some_and(|l| l.generation == life.generation) {
+                    self.of_life(now, life, event, &mut out);
+                }
+            }
+        }
+        out
+    }
+
+    fn of_life(&mut self, now: Millis, life: Life, event: Event, out: &mut Vec<Effect>) {
+        let silence_reset = matches!(event, Event::Attached { .. } | Event::Heard(_));
+        let lease = self.options.lease.as_millis() as u64;
+        let Some(labor) = self.labors.get_mut(&life.labor) else { return };
+        if silence_reset {
+            labor.heard = now;
+            labor.lease_end = now + lease;
+        }
+        match (labor.phase.clone(), event) {
+            (Phase::Requested, Event::Accepted(_)) => self.enter(now, life, Phase::Booting, None, out),
+            (Phase::Requested, Event::Refused { cause, retryable, .. }) => {
+                // The outcome of a refused request may be unknown: the adapter confirms the end.
+                if !retryable {
+                    labor.unwanted = true;
+                }
+                self.end_node(now, life, cause, out);
+            }
+            // A node may join before the adapter's answer arrives.
+            (Phase::Requested | Phase::Booting, Event::Joined(_)) => {
+                self.enter(now, life, Phase::Joining, None, out);
+            }
+            (Phase::Requested | Phase::Booting | Phase::Joining, Event::Attached { session, ready, .. }) => {
+                self.attached(now, life, session, ready, true, out)
+            }
+            (
+                Phase::Loading { session: old }
+                | Phase::Loaded { session: old }
+                | Phase::Ready { session: old },
+                Event::Attached { session, ready, .. },
+            ) => {
+                // The agent has noticed the cut before we did.
+                out.push(Effect::CloseForCalls(life));
+                out.push(Effect::CloseSession(life, Some(old)));
+                self.attached(now, life, session, ready, false, out);
+            }
+            (Phase::Lost { .. }, Event::Attached { session, ready, .. }) => {
+                self.attached(now, life, session, ready, false, out);
+            }
+            (Phase::Draining { cause, session: old }, Event::Attached { session, .. }) => {
+                out.push(Effect::CloseSession(life, Some(old)));
+                labor.phase = Phase::Draining { session, cause };
+                out.push(Effect::SendDrain(life, session));
+            }
+            (Phase::Stopping { cause }, Event::Attached { session, .. }) => {
+                out.push(Effect::SendShutdown(life, session, cause));
+            }
+            (Phase::Terminating { .. } | Phase::Backoff, Event::Attached { session, .. }) => {
+                out.push(Effect::CloseSession(life, Some(session)));
+            }
+            (Phase::Loading { session }, Event::Loaded(_)) => {
+                self.enter(now, life, Phase::Loaded { session }, None, out);
+                out.push(Effect::Tell(Happening::Loaded(life)));
+            }
+            (Phase::Loading { session } | Phase::Loaded { session }, Event::Ready(_)) => {
+                self.ready(now, life, session, out);
+            }
+            (Phase::Loading { .. } | Phase::Loaded { .. } | Phase::Ready { .. }, Event::Failed(_, cause)) => {
+                self.leave_calls(life, out);
+                self.end_node(now, life, cause, out);
+            }
+            (
+                Phase::Loading { session: ours }
+                | Phase::Loaded { session: ours }
+                | Phase::Ready { session: ours },
+                Event::Detached(_, session),
+            ) if ours == session => self.lost(now, life, Cause::ConnectionLost, out),
+            (Phase::Draining { session: ours, cause }, Event::Detached(_, session)) if ours == session => {
+                self.end_node(now, life, cause, out);
+            }
+            (Phase::Draining { cause, .. }, Event::Drained(_)) => self.stop(now, life, cause, out),
+            (
+                Phase::Draining { cause, .. } | Phase::Stopping { cause } | Phase::Terminating { cause, .. },
+                Event::Ended(_, _),
+            ) => {
+                self.gone(now, life, cause, out);
+            }
+            // What was lost and is now seen dead died of what was seen.
+            (Phase::Backoff, Event::Ended(_, _)) => {}
+            (_, Event::Ended(_, cause)) => {
+                self.leave_calls(life, out);
+                self.gone(now, life, cause, out);
+            }
+            (Phase::Ready { .. }, Event::Going(_, cause)) => {
+                out.push(Effect::Tell(Happening::Going(life, cause.clone())));
+                self.drain(now, life.labor, cause, false, out);
+            }
+            (
+                Phase::Draining { .. } | Phase::Stopping { .. } | Phase::Terminating { .. } | Phase::Backoff,
+                Event::Going(..),
+            ) => {}
+            (_, Event::Going(_, cause)) => {
+                out.push(Effect::Tell(Happening::Going(life, cause.clone())));
+                self.end_node(now, life, cause, out);
+            }
+            (Phase::Terminating { .. }, Event::TerminateFailed(_)) => {
+                // Asked again at the deadline that runs already.
+            }
+            _ => {}
+        }
+    }
+
+    fn start(&mut self, now: Millis, id: LaborId, out: &mut Vec<Effect>) {
+        if self.labors.contains_key(&id) || self.stopping || self.admit(1).is_err() {
+            return;
+        }
+        let labor = Labor {
+            id,
+            generation: Generation::FIRST,
+            phase: Phase::Requested,
+            deadline: None,
+            heard: now,
+            lease_end: now,
+            failures: 0,
+            unwanted: false,
+        };
+        self.labors.insert(id, labor);
+        self.request(now, id, out);
+    }
+
+    fn request(&mut self, now: Millis, id: LaborId, out: &mut Vec<Effect>) {
+        let boot = self.options.deadlines.provision + self.options.deadlines.boot + self.options.lease;
+        let Some(labor) = self.labors.get_mut(&id) else { return };
+        labor.lease_end = now + boot.as_millis() as u64;
+        let life = labor.life();
+        self.enter(now, life, Phase::Requested, None, out);
+        out.push(Effect::Provision(life));
+    }
+
+    fn attached(
+        &mut self,
+        now: Millis,
+        life: Life,
+        session: SessionId,
+        ready: bool,
+        first: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        if first {
+            out.push(Effect::State(life, LaborState::Connected, None));
+        }
+        out.push(Effect::Tell(Happening::Connected(life)));
+        if ready {
+            self.ready(now, life, session, out);
+        } else {
+            self.enter(now, life, Phase::Loading { session }, None, out);
+            out.push(Effect::Load(life, session));
+        }
+    }
+
+    fn ready(&mut self, now: Millis, life: Life, session: SessionId, out: &mut Vec<Effect>) {
+        if let Some(labor) = self.labors.get_mut(&life.labor) {
+            labor.failures = 0;
+        }
+        // Whoever sees the state may call.
+        out.push(Effect::OpenForCalls(life, session));
+        self.enter(now, life, Phase::Ready { session }, None, out);
+        out.push(Effect::Tell(Happening::Paired(life)));
+    }
+
+    fn lost(&mut self, now: Millis, life: Life, cause: Cause, out: &mut Vec<Effect>) {
+        self.leave_calls(life, out);
+        self.enter(now, life, Phase::Lost { cause: cause.clone() }, Some(cause.clone()), out);
+        out.push(Effect::Tell(Happening::Disconnected(life, cause)));
+    }
+
+    /// Calls fail now, and the session, if there is one, is closed.
+    fn leave_calls(&mut self, life: Life, out: &mut Vec<Effect>) {
+        let Some(labor) = self.labors.get(&life.labor) else { return };
+        if let Some(session) = labor.session() {
+            out.push(Effect::CloseForCalls(life));
+            out.push(Effect::CloseSession(life, Some(session)));
+        }
+    }
+
+    fn drain(&mut self, now: Millis, id: LaborId, cause: Cause, for_good: bool, out: &mut Vec<Effect>) {
+        let Some(labor) = self.labors.get_mut(&id) else { return };
+        labor.unwanted |= for_good;
+        let life = labor.life();
+        match labor.phase {
+            Phase::Ready { session } => {
+                out.push(Effect::CloseForCalls(life));
+                self.enter(now, life, Phase::Draining { session, cause: cause.clone() }, Some(cause), out);
+                out.push(Effect::SendDrain(life, session));
+            }
+            Phase::Draining { .. } => {}
+            // Nothing runs on it: it ends without waiting.
+            _ if for_good => self.terminate(now, id, cause, out),
+            _ => {}
+        }
+    }
+
+    fn terminate(&mut self, now: Millis, id: LaborId, cause: Cause, out: &mut Vec<Effect>) {
+        let Some(labor) = self.labors.get_mut(&id) else { return };
+        labor.unwanted = true;
+        let life = labor.life();
+        match &labor.phase {
+            Phase::Backoff => self.forget(now, life, cause, out),
+            Phase::Stopping { .. } | Phase::Terminating { .. } => {}
+            Phase::Loading { .. } | Phase::Loaded { .. } | Phase::Ready { .. } | Phase::Draining { .. } => {
+                self.stop(now, life, cause, out);
+            }
+            _ => self.end_node(now, life, cause, out),
+        }
+    }
+
+    /// Asks the agent to leave by itself; the adapter ends the node if it does not in time.
+    fn stop(&mut self, now: Millis, life: Life, cause: Cause, out: &mut Vec<Effect>) {
+        let Some(session) = self.labors.get(&life.labor).and_then(Labor::session) else { return };
+        out.push(Effect::CloseForCalls(life));
+        out.push(Effect::SendShutdown(life, session, cause.clone()));
+        self.enter(now, life, Phase::Stopping { cause: cause.clone() }, Some(cause), out);
+    }
+
+    /// Ends the node through its adapter, whatever it does.
+    fn end_node(&mut self, now: Millis, life: Life, cause: Cause, out: &mut Vec<Effect>) {
+        out.push(Effect::CloseSession(life, None));
+        self.enter(now, life, Phase::Terminating { cause: cause.clone(), tries: 1 }, Some(cause), out);
+        out.push(Effect::Terminate(life));
+    }
+
+    /// The node is gone for sure: another life or none.
+    fn gone(&mut self, now: Millis, life: Life, cause: Cause, out: &mut Vec<Effect>) {
+        let Some(labor) = self.labors.get(&life.labor) else { return };
+        out.push(Effect::CloseSession(life, None));
+        let again = !labor.unwanted && !self.stopping && self.options.restart.applies(&cause);
+        if !again {
+            return self.forget(now, life, cause, out);
+        }
+        if !self.restarts.allow(now, self.options.intensity, self.options.period) {
+            out.push(Effect::Tell(Happening::Escalated(life, cause.clone())));
+            let rule = format!(
+                "more than {} restarts within {} s, the last because it {cause}",
+                self.options.intensity,
+                self.options.period.as_secs()
+            );
+            self.forget(now, life, Cause::Policy { rule: rule.clone() }, out);
+            if self.options.escalation == Escalation::StopFleet {
+                self.stop_all(now, Cause::Policy { rule }, out);
+            }
+            return;
+        }
+        let random = self.next_random();
+        let delay = match self.labors.get_mut(&life.labor) {
+            Some(labor) => {
+                let delay = self.options.backoff.delay(labor.failures, random);
+                labor.failures = labor.failures.saturating_add(1);
+                delay
+            }
+            None => return,
+        };
+        out.push(Effect::Tell(Happening::Terminated(
+            life,
+            cause.clone(),
+            WhatNext::Restart { after: delay },
+        )));
+        self.enter(now, life, Phase::Backoff, Some(cause), out);
+        if let Some(labor) = self.labors.get_mut(&life.labor) {
+            labor.deadline = Some(now + delay);
+        }
+        if delay == 0 {
+            self.next_life(now, life.labor, out);
+        }
+    }
+
+    /// Ends every labor; none is replaced from now on.
+    pub fn stop_all(&mut self, now: Millis, cause: Cause, out: &mut Vec<Effect>) {
+        self.stopping = true;
+        let ids: Vec<LaborId> = self.labors.keys().copied().collect();
+        for id in ids {
+            self.terminate(now, id, cause.clone(), out);
+        }
+    }
+
+    fn next_life(&mut self, now: Millis, id: LaborId, out: &mut Vec<Effect>) {
+        if let Some(labor) = self.labors.get_mut(&id) {
+            labor.generation = labor.generation.next();
+            labor.heard = now;
+            self.request(now, id, out);
+        }
+    }
+
+    fn forget(&mut self, _now: Millis, life: Life, cause: Cause, out: &mut Vec<Effect>) {
+        self.labors.remove(&life.labor);
+        out.push(Effect::Tell(Happening::Terminated(life, cause.clone(), WhatNext::Gone)));
+        out.push(Effect::State(life, LaborState::Terminated, Some(cause)));
+        out.push(Effect::Forget(life.labor));
+    }
+
+    fn enter(&mut self, now: Millis, life: Life, phase: Phase, cause: Option<Cause>, out: &mut Vec<Effect>) {
+        let options = &self.options;
+        let Some(labor) = self.labors.get_mut(&life.labor) else { return };
+        labor.phase = phase;
+        let last: Option<Duration> = match &labor.phase {
+            Phase::Ready { .. } | Phase::Backoff => None,
+            Phase::Lost { .. } => Some(options.grace),
+            Phase::Draining { .. } => Some(options.deadlines.drain),
+            Phase::Stopping { .. } => Some(options.deadlines.stop),
+            Phase::Terminating { tries, .. } => Some(options.deadlines.terminate * (*tries).clamp(1, 12)),
+            _ => labor.boot_step(&options.deadlines).map(|(_, d)| d),
+        };
+        labor.deadline = last.map(|d| now + d.as_millis() as u64);
+        out.push(Effect::State(life, labor.state(), cause));
+    }
+
+    fn tick(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        let silence = self.options.silence.as_millis() as u64;
+        let due: Vec<LaborId> = self
+            .labors
+            .values()
+            .filter(|l| {
+                l.deadline.is_some_and(|d| d <= now) || (l.session().is_some() && l.heard + silence <= now)
+            })
+            .map(|l| l.id)
+            .collect();
+        for id in due {
+            let Some(labor) = self.labors.get(&id) else { continue };
+            let (life, phase) = (labor.life(), labor.phase.clone());
+            let late = labor.deadline.is_some_and(|d| d <= now);
+            let (heard, lease_end) = (labor.heard, labor.lease_end);
+            let step = labor.boot_step(&self.options.deadlines);
+            match phase {
+                Phase::Backoff => self.next_life(now, id, out),
+                Phase::Lost { cause } => self.end_node(now, life, cause, out),
+                Phase::Stopping { cause } => self.end_node(now, life, cause, out),
+                Phase::Draining { cause, .. } if late => self.stop(now, life, cause, out),
+                Phase::Draining { cause, .. } => {
+                    out.push(Effect::CloseForCalls(life));
+                    self.end_node(now, life, cause, out);
+                }
+                // An agent without word from us has ended itself by now.
+                Phase::Terminating { cause, .. } if lease_end <= now => self.gone(now, life, cause, out),
+                Phase::Terminating { cause, tries } => {
+                    let phase = Phase::Terminating { cause, tries: tries.saturating_add(1) };
+                    self.enter(now, life, phase, None, out);
+                    out.push(Effect::Terminate(life));
+                }
+                _ => match step {
+                    Some((phase, limit)) if late => {
+                        self.leave_calls(life, out);
+                        let after_ms = limit.as_millis() as u64;
+                        self.end_node(now, life, Cause::BootTimeout { phase, after_ms }, out);
+                    }
+                    _ => self.lost(now, life, Cause::HeartbeatLost { silent_ms: now - heard }, out),
+                },
+            }
+        }
+    }
+
+    fn next_random(&mut self) -> u64 {
+        // xorshift64: jitter needs no better, and a seed replays it.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+}

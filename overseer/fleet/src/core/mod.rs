@@ -1,0 +1,220 @@
+//! What decides, without any IO: events in, effects out. Time and randomness are injected, so
+//! a year of a fleet can be replayed within a second.
+
+mod fleet;
+mod labor;
+mod restart;
+
+#[cfg(test)]
+mod properties;
+
+pub use fleet::{AtCapacity, FleetCore};
+pub use restart::{Backoff, Escalation, Restart};
+
+use std::time::Duration;
+
+use overseer_protocol::{Cause, Generation, LaborId, LaborState, SessionId};
+
+/// Milliseconds of a clock that never goes back; its zero means nothing.
+pub type Millis = u64;
+
+/// One life of one labor in this fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Life {
+    /// The labor.
+    pub labor: LaborId,
+    /// Its life.
+    pub generation: Generation,
+}
+
+/// How a fleet is run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// Most labors at a time; a labor takes its slot until its end is confirmed.
+    pub max_nodes: usize,
+    /// When a labor that ended is replaced.
+    pub restart: Restart,
+    /// More than this many restarts within `period` escalate.
+    pub intensity: u32,
+    /// See `intensity`.
+    pub period: Duration,
+    /// What escalation does after the callback was told.
+    pub escalation: Escalation,
+    /// Delay before a replacement.
+    pub backoff: Backoff,
+    /// How long a labor that went silent may stay away before it is given up.
+    pub grace: Duration,
+    /// How often an agent says that it lives.
+    pub heartbeat: Duration,
+    /// Silence after which a labor is lost.
+    pub silence: Duration,
+    /// How long an agent lives without word from the Overseer.
+    pub lease: Duration,
+    /// Longest time in each state.
+    pub deadlines: Deadlines,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            max_nodes: 64,
+            restart: Restart::Permanent,
+            intensity: 10,
+            period: Duration::from_secs(60),
+            escalation: Escalation::GiveUpLabor,
+            backoff: Backoff::default(),
+            grace: Duration::from_secs(5),
+            heartbeat: Duration::from_secs(1),
+            silence: Duration::from_secs(3),
+            lease: Duration::from_secs(30),
+            deadlines: Deadlines::default(),
+        }
+    }
+}
+
+/// Longest time in each state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deadlines {
+    /// Until the adapter has answered.
+    pub provision: Duration,
+    /// From there until the node joins.
+    pub boot: Duration,
+    /// From there until it attaches.
+    pub join: Duration,
+    /// From there until the release is unpacked and verified.
+    pub load: Duration,
+    /// From there until the plugin is ready.
+    pub start: Duration,
+    /// For finishing calls when drained.
+    pub drain: Duration,
+    /// For the agent to stop its plugin and leave by itself.
+    pub stop: Duration,
+    /// Until the adapter is asked again to end a node.
+    pub terminate: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            provision: Duration::from_secs(60),
+            boot: Duration::from_secs(60),
+            join: Duration::from_secs(30),
+            load: Duration::from_secs(120),
+            start: Duration::from_secs(30),
+            drain: Duration::from_secs(60),
+            stop: Duration::from_secs(5),
+            terminate: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A child was asked for; admitted by [`FleetCore::admit`].
+    Start(LaborId),
+    /// The adapter has accepted.
+    Accepted(Life),
+    /// Intent not stored or adapter refused.
+    Refused {
+        /// Whose.
+        life: Life,
+        /// Why.
+        cause: Cause,
+        /// Whether another try may do.
+        retryable: bool,
+    },
+    /// A claim was admitted.
+    Joined(Life),
+    /// A control stream is open.
+    Attached {
+        /// Whose.
+        life: Life,
+        /// The new session.
+        session: SessionId,
+        /// The release runs already: nothing is loaded.
+        ready: bool,
+    },
+    /// The release is unpacked and verified.
+    Loaded(Life),
+    /// The plugin is up.
+    Ready(Life),
+    /// The release could not be loaded or started, or its host was given up.
+    Failed(Life, Cause),
+    /// A heartbeat came.
+    Heard(Life),
+    /// That session's stream is gone.
+    Detached(Life, SessionId),
+    /// The node has ended: seen by the adapter.
+    Ended(Life, Cause),
+    /// The machine will go.
+    Going(Life, Cause),
+    /// Finish what runs, then end.
+    Drain(LaborId),
+    /// Nothing runs any more.
+    Drained(Life),
+    /// End it.
+    Terminate(LaborId, Cause),
+    /// The adapter could not end it; it will be asked again.
+    TerminateFailed(Life),
+    /// A deadline may have passed.
+    Tick,
+}
+
+/// What is to be done. The shell does it and feeds the outcome back as an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Store the intent with a new claim, then ask the adapter.
+    Provision(Life),
+    /// Ask the adapter to end the node; `Ended` or `TerminateFailed` follows.
+    Terminate(Life),
+    /// Tell the agent what to run.
+    Load(Life, SessionId),
+    /// Ask the agent to finish its calls.
+    SendDrain(Life, SessionId),
+    /// Ask the agent to stop its plugin and to leave.
+    SendShutdown(Life, SessionId, Cause),
+    /// Close the session if it is open and fail its calls; calls to come fail too.
+    CloseSession(Life, Option<SessionId>),
+    /// Calls may go to this session.
+    OpenForCalls(Life, SessionId),
+    /// No new calls for this labor.
+    CloseForCalls(Life),
+    /// The labor is in this state now.
+    State(Life, LaborState, Option<Cause>),
+    /// Tell the callback.
+    Tell(Happening),
+    /// The labor's slot is free; remove its record.
+    Forget(LaborId),
+}
+
+/// What the user's callbacks are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happening {
+    /// `handle_connected`
+    Connected(Life),
+    /// `handle_loaded`
+    Loaded(Life),
+    /// `handle_paired`
+    Paired(Life),
+    /// `handle_disconnected`
+    Disconnected(Life, Cause),
+    /// `handle_terminated`: this life is over; whether another follows.
+    Terminated(Life, Cause, WhatNext),
+    /// `handle_event`: the provider takes the machine back.
+    Going(Life, Cause),
+    /// `handle_event`: more restarts than the fleet allows.
+    Escalated(Life, Cause),
+}
+
+/// What follows the end of a life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhatNext {
+    /// A replacement after so many milliseconds.
+    Restart {
+        /// The delay.
+        after: Millis,
+    },
+    /// Nothing: the labor is gone for good.
+    Gone,
+}

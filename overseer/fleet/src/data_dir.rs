@@ -1,0 +1,149 @@
+//! Where a server keeps everything: a private directory with its store and its blobs.
+
+mod ephemeral;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use self::ephemeral::Lease;
+use crate::blobs::{BlobError, DirectoryBlobs};
+use crate::store::{Durability, RedbStore, StoreError};
+
+/// Why a directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// Something else is there.
+    #[error("{} is not a directory; remove it or choose another data directory", path.display())]
+    NotADirectory {
+        /// The path.
+        path: PathBuf,
+    },
+    /// It belongs to somebody else, who could read or change what is in it.
+    #[error("{} belongs to user {owner}, this process runs as user {us}; choose another data directory or run as its owner", path.display())]
+    ForeignOwner {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner's user id.
+        owner: u32,
+        /// Our user id.
+        us: u32,
+    },
+    /// Others may write to it.
+    #[error("{} may be written by others (mode {mode:03o}); run `chmod 700` on it", path.display())]
+    OpenToOthers {
+        /// The directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The disk.
+    #[error("{} cannot be used: {source}; check space and permissions there", path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Its store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its blobs.
+    #[error(transparent)]
+    Blobs(#[from] BlobError),
+}
+
+/// An open data directory: `store.redb` and `blobs/`.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    store: Arc<RedbStore>,
+    blobs: Arc<DirectoryBlobs>,
+    /// Removes the directory when it goes.
+    lease: Option<Lease>,
+}
+
+impl DataDir {
+    /// Opens a directory of our own, or makes it (mode 0700). What is stored survives the loss
+    /// of power.
+    ///
+    /// # Errors
+    /// Each [`DataDirError`]; then nothing was changed, but that the directory may exist now.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, DataDirError> {
+        let path = std::path::absolute(path.as_ref())
+            .map_err(|source| DataDirError::Io { path: path.as_ref().to_owned(), source })?;
+        private_directory(&path)?;
+        Self::open_parts(path, Durability::Fsync, None)
+    }
+
+    /// A directory that lives as long as this value, in `XDG_RUNTIME_DIR` or `TMPDIR`. What
+    /// processes that were killed have left there is removed.
+    ///
+    /// # Errors
+    /// Each [`DataDirError`].
+    pub fn ephemeral() -> Result<Self, DataDirError> {
+        Self::ephemeral_in(&ephemeral::base())
+    }
+
+    /// As [`DataDir::ephemeral`], below a directory of the caller's choice.
+    ///
+    /// # Errors
+    /// Each [`DataDirError`].
+    pub fn ephemeral_in(base: &Path) -> Result<Self, DataDirError> {
+        let lease = Lease::take(base)?;
+        Self::open_parts(lease.path().to_owned(), Durability::Ephemeral, Some(lease))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its store.
+    pub fn store(&self) -> Arc<RedbStore> {
+        self.store.clone()
+    }
+
+    /// Its blobs.
+    pub fn blobs(&self) -> Arc<DirectoryBlobs> {
+        self.blobs.clone()
+    }
+
+    /// Whether it goes with this value.
+    pub fn is_ephemeral(&self) -> bool {
+        self.lease.is_some()
+    }
+
+    fn open_parts(path: PathBuf, durability: Durability, lease: Option<Lease>) -> Result<Self, DataDirError> {
+        // The store first: its lock tells whether another process is here.
+        let store = Arc::new(RedbStore::open(path.join("store.redb"), durability)?);
+        let blobs = Arc::new(DirectoryBlobs::open_with(path.join("blobs"), durability)?);
+        Ok(Self { path, store, blobs, lease })
+    }
+}
+
+/// Makes the directory, or checks that it is ours alone to write.
+fn private_directory(path: &Path) -> Result<(), DataDirError> {
+    let failed = |source| DataDirError::Io { path: path.to_owned(), source };
+    match DirBuilder::new().recursive(true).mode(0o700).create(path) {
+        Ok(()) => {}
+        Err(error) if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory) => {
+            return Err(DataDirError::NotADirectory { path: path.to_owned() });
+        }
+        Err(error) => return Err(failed(error)),
+    }
+    let metadata = fs::metadata(path).map_err(failed)?;
+    let us = rustix::process::geteuid().as_raw();
+    if metadata.uid() != us {
+        return Err(DataDirError::ForeignOwner { path: path.to_owned(), owner: metadata.uid(), us });
+    }
+    let mode = metadata.permissions().mode() & 0o7777;
+    if mode & 0o022 != 0 {
+        return Err(DataDirError::OpenToOthers { path: path.to_owned(), mode });
+    }
+    Ok(())
+}

@@ -1,0 +1,372 @@
+//! The shell around [`FleetCore`]: feeds events in, carries effects out, and waits for nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use overseer_adapter::Notice;
+use overseer_protocol::proto::{self, order};
+use overseer_protocol::{Cause, LaborId, LaborState, SessionId};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use tokio::time::Instant;
+
+use super::handler::Told;
+use super::nodes::Nodes;
+use super::shared::FleetShared;
+use crate::callbacks::FleetEvent;
+use crate::core::{AtCapacity, Effect, Event, FleetCore, Happening, Life, Millis};
+use crate::labor::{Labor, LaborShared};
+use crate::session::Session;
+
+/// How often calls that break their deadlines are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+
+pub(crate) enum FleetMessage {
+    Event(Event),
+    Start(usize, RpcReplyPort<Result<Vec<Labor>, AtCapacity>>),
+    Count(RpcReplyPort<BTreeMap<LaborState, usize>>),
+    DrainAll,
+    TerminateAll(Cause),
+    /// Ends all labors, then the fleet; answered when nothing is left.
+    Stop(RpcReplyPort<()>),
+    Sweep,
+}
+
+pub(crate) struct FleetActor;
+
+pub(crate) struct FleetArguments {
+    pub(crate) shared: Arc<FleetShared>,
+    /// Made with the actor's own reference, which it reports to.
+    pub(crate) nodes: Box<dyn FnOnce(ActorRef<FleetMessage>) -> Nodes + Send>,
+    pub(crate) seed: u64,
+}
+
+pub(crate) struct FleetState {
+    core: FleetCore,
+    shared: Arc<FleetShared>,
+    nodes: Arc<Nodes>,
+    clock: Instant,
+    /// When the armed timer fires.
+    armed: Option<Millis>,
+    stopping: Vec<RpcReplyPort<()>>,
+    /// Time and randomness of the newest labor's id.
+    last_id: (u64, u128),
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Actor for FleetActor {
+    type Msg = FleetMessage;
+    type State = FleetState;
+    type Arguments = FleetArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<FleetMessage>,
+        arguments: FleetArguments,
+    ) -> Result<FleetState, ActorProcessingErr> {
+        let FleetArguments { shared, nodes, seed } = arguments;
+        let nodes = Arc::new(nodes(myself.clone()));
+        let core = FleetCore::new(shared.options.clone(), seed);
+        let tasks = vec![
+            tokio::spawn(notices(Arc::clone(&nodes), myself.clone())),
+            tokio::spawn(sweeps(myself)),
+            tokio::spawn({
+                let nodes = Arc::clone(&nodes);
+                async move { nodes.ledger.run(nodes.plane.clone()).await }
+            }),
+        ];
+        let clock = Instant::now();
+        let (armed, stopping, last_id) = (None, Vec::new(), (0, 0));
+        Ok(FleetState { core, shared, nodes, clock, armed, stopping, last_id, tasks })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<FleetMessage>,
+        message: FleetMessage,
+        state: &mut FleetState,
+    ) -> Result<(), ActorProcessingErr> {
+        let now = state.now();
+        // A heartbeat only moves deadlines back: the armed timer finds that out by itself.
+        let quiet = matches!(message, FleetMessage::Event(Event::Heard(_)));
+        match message {
+            FleetMessage::Event(event) => {
+                let effects = state.core.on_event(now, event.clone());
+                state.carry_out(effects);
+                state.close_stray(&event);
+                if matches!(event, Event::Tick) {
+                    state.armed = None;
+                }
+            }
+            // What is dropped is answered by `Stopped`.
+            FleetMessage::Start(_, reply) if state.core.is_stopping() => drop(reply),
+            FleetMessage::Start(n, reply) => {
+                let admitted = state.core.admit(n);
+                let answer = admitted.map(|()| (0..n).map(|_| state.new_labor()).collect::<Vec<_>>());
+                if let Ok(labors) = &answer {
+                    let starts = labors.iter().flat_map(|l| state.core.on_event(now, Event::Start(l.id())));
+                    let effects = starts.collect();
+                    state.carry_out(effects);
+                }
+                let _ = reply.send(answer);
+            }
+            FleetMessage::Count(reply) => {
+                let mut count = BTreeMap::new();
+                for (_, labor) in state.core.labors() {
+                    *count.entry(labor).or_default() += 1;
+                }
+                let _ = reply.send(count);
+            }
+            FleetMessage::DrainAll => {
+                let ids: Vec<LaborId> = state.core.labors().map(|(l, _)| l.labor).collect();
+                let effects =
+                    ids.into_iter().flat_map(|id| state.core.on_event(now, Event::Drain(id))).collect();
+                state.carry_out(effects);
+            }
+            FleetMessage::TerminateAll(cause) => {
+                let ids: Vec<LaborId> = state.core.labors().map(|(l, _)| l.labor).collect();
+                let ends = ids.into_iter().map(|id| Event::Terminate(id, cause.clone()));
+                let effects = ends.flat_map(|e| state.core.on_event(now, e)).collect();
+                state.carry_out(effects);
+            }
+            FleetMessage::Stop(reply) => {
+                state.stopping.push(reply);
+                let mut effects = Vec::new();
+                state.core.stop_all(now, Cause::Asked, &mut effects);
+                state.carry_out(effects);
+            }
+            FleetMessage::Sweep => {
+                let now = std::time::Instant::now();
+                let sessions: Vec<Arc<Session>> = state.shared.sessions.lock().values().cloned().collect();
+                sessions.iter().for_each(|s| s.sweep(now));
+            }
+        }
+        if !quiet {
+            state.go_on(&myself);
+        }
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _: ActorRef<FleetMessage>,
+        state: &mut FleetState,
+    ) -> Result<(), ActorProcessingErr> {
+        state.nodes.plane.remove_fleet(&state.shared.name);
+        state.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<FleetMessage>,
+        event: SupervisionEvent,
+        state: &mut FleetState,
+    ) -> Result<(), ActorProcessingErr> {
+        if let SupervisionEvent::ActorFailed(_, error) = event {
+            // Nobody is left to decide: no labor may go on unsupervised.
+            let cause = Cause::Policy { rule: format!("a callback failed: {error}") };
+            tracing::error!(%cause, "the fleet stops");
+            let mut effects = Vec::new();
+            state.core.stop_all(state.now(), cause, &mut effects);
+            state.carry_out(effects);
+            state.go_on(&myself);
+        }
+        Ok(())
+    }
+}
+
+async fn notices(nodes: Arc<Nodes>, actor: ActorRef<FleetMessage>) {
+    let mut notices = nodes.adapter.notices(&nodes.shared.name);
+    while let Some(notice) = notices.recv().await {
+        let event = match notice {
+            Notice::Ended(key, cause) => {
+                Event::Ended(Life { labor: key.labor, generation: key.generation }, cause)
+            }
+            Notice::Going { key, cause, .. } => {
+                Event::Going(Life { labor: key.labor, generation: key.generation }, cause)
+            }
+        };
+        if actor.cast(FleetMessage::Event(event)).is_err() {
+            return;
+        }
+    }
+}
+
+async fn sweeps(actor: ActorRef<FleetMessage>) {
+    let mut every = tokio::time::interval(SWEEP);
+    loop {
+        every.tick().await;
+        if actor.cast(FleetMessage::Sweep).is_err() {
+            return;
+        }
+    }
+}
+
+impl FleetState {
+    fn now(&self) -> Millis {
+        self.clock.elapsed().as_millis() as u64
+    }
+
+    /// Waits for the next deadline, or ends where nothing is left to be waited for.
+    fn go_on(&mut self, myself: &ActorRef<FleetMessage>) {
+        if !self.core.is_stopping() || !self.core.is_empty() {
+            return self.arm(myself);
+        }
+        self.nodes.plane.remove_fleet(&self.shared.name);
+        let (nodes, replies) = (Arc::clone(&self.nodes), std::mem::take(&mut self.stopping));
+        tokio::spawn(async move {
+            if let Err(error) = nodes.ledger.flush(&nodes.plane).await {
+                tracing::error!(%error, "the end of labors could not be stored");
+            }
+            if nodes.owns_plane {
+                nodes.plane.shutdown().await;
+            }
+            for reply in replies {
+                let _ = reply.send(());
+            }
+        });
+        // The callbacks are still told what they have not been told yet.
+        if let Some(handler) = self.shared.handler.get() {
+            handler.finish(myself.get_cell());
+        }
+        myself.stop(None);
+    }
+
+    fn new_labor(&mut self) -> Labor {
+        let millis = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+        // Of two in one millisecond the later one has the larger id too: they sort by age.
+        let (last, random) = self.last_id;
+        self.last_id = match millis as u64 {
+            millis if millis > last => (millis, crate::random::u128() >> 49),
+            _ => (last, random + 1),
+        };
+        let id = LaborId::new(self.last_id.0, self.last_id.1);
+        let shared = LaborShared::new(id, crate::random::u64(), Arc::clone(&self.shared.payloads));
+        let shared = Arc::new(shared);
+        self.shared.labors.write().insert(id, Arc::clone(&shared));
+        Labor { shared }
+    }
+
+    fn arm(&mut self, myself: &ActorRef<FleetMessage>) {
+        let Some(next) = self.core.next_deadline() else { return };
+        if self.armed.is_some_and(|armed| armed <= next && armed > self.now()) {
+            return;
+        }
+        self.armed = Some(next);
+        let (at, actor) = (self.clock + Duration::from_millis(next), myself.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep_until(at).await;
+            let _ = actor.cast(FleetMessage::Event(Event::Tick));
+        });
+    }
+
+    /// A session that came for a life that is over by now.
+    fn close_stray(&self, event: &Event) {
+        if let Event::Attached { life, session, .. } = event
+            && self.shared.present(life.labor, life.generation).is_none()
+        {
+            self.shared.close_sessions(*life, Some(*session), Cause::OwnerLost, None);
+        }
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        let mut provision = Vec::new();
+        let mut terminate = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Provision(life) => provision.push(life),
+                Effect::Terminate(life) => terminate.push(life),
+                Effect::Load(life, session) => self.load(life, session),
+                Effect::SendDrain(_, session) => {
+                    let deadline_ms = self.shared.options.deadlines.drain.as_millis() as u64;
+                    self.order(session, order::Kind::Drain(proto::Drain { deadline_ms }));
+                }
+                Effect::SendShutdown(_, session, cause) => {
+                    let cause = cause.to_bytes().into();
+                    self.order(session, order::Kind::Shutdown(proto::Shutdown { cause }));
+                }
+                Effect::CloseSession(life, which) => {
+                    self.shared.close_sessions(life, which, Cause::ConnectionLost, None);
+                }
+                Effect::OpenForCalls(_, session) => self.shared.open_for_calls(session),
+                Effect::CloseForCalls(life) => self.shared.close_for_calls(life),
+                Effect::State(life, labor, cause) => {
+                    self.shared.record(life, labor, cause.clone());
+                    if labor != LaborState::Terminated {
+                        self.nodes.ledger.enter(life, labor, cause);
+                    }
+                }
+                Effect::Tell(happening) => {
+                    if let Happening::Terminated(life, ..) = &happening
+                        && let Some(labor) = self.shared.labor_or_ended(life.labor)
+                    {
+                        labor.shared.end_logs(life.generation, Arc::clone(&self.shared.logs));
+                    }
+                    self.tell(happening);
+                }
+                Effect::Forget(labor) => {
+                    self.shared.forget(labor);
+                    self.nodes.ledger.forget(labor);
+                }
+            }
+        }
+        if !provision.is_empty() {
+            let nodes = Arc::clone(&self.nodes);
+            tokio::spawn(async move { nodes.provision(provision).await });
+        }
+        if !terminate.is_empty() {
+            let nodes = Arc::clone(&self.nodes);
+            tokio::spawn(async move { nodes.terminate(terminate).await });
+        }
+    }
+
+    fn order(&self, session: SessionId, kind: order::Kind) {
+        if let Some(session) = self.shared.session(session) {
+            session.order(kind);
+        }
+    }
+
+    fn load(&self, life: Life, session: SessionId) {
+        let Some(release) = &self.shared.release else {
+            // An empty fleet: the labor is ready when it is connected.
+            for event in [Event::Loaded(life), Event::Ready(life)] {
+                let _ = self.nodes.actor.cast(FleetMessage::Event(event));
+            }
+            return;
+        };
+        let load = proto::Load {
+            release: release.id().to_string(),
+            host_restart: String::new(),
+            unsigned: if self.shared.unsigned { "allow" } else { "require" }.into(),
+            start_timeout_ms: self.shared.options.deadlines.start.as_millis() as u64,
+        };
+        self.order(session, order::Kind::Load(load));
+    }
+
+    fn tell(&self, happening: Happening) {
+        let Some(handler) = self.shared.handler.get() else { return };
+        let labor = |life: Life| self.shared.labor_or_ended(life.labor);
+        let told = match happening {
+            Happening::Connected(life) => {
+                labor(life).and_then(|l| l.facts().map(|facts| Told::Connected(l, facts)))
+            }
+            Happening::Loaded(life) => {
+                let release = self.shared.release.as_ref().map(|r| r.id());
+                labor(life).zip(release).map(|(l, release)| Told::Loaded(l, release))
+            }
+            Happening::Paired(life) => labor(life).map(Told::Paired),
+            Happening::Disconnected(life, cause) => labor(life).map(|l| Told::Disconnected(l, cause)),
+            Happening::Terminated(life, cause, next) => labor(life).map(|l| Told::Terminated(l, cause, next)),
+            Happening::Going(life, cause) => {
+                labor(life).map(|labor| Told::Event(FleetEvent::Going { labor, cause }))
+            }
+            Happening::Escalated(life, cause) => {
+                labor(life).map(|labor| Told::Event(FleetEvent::Escalated { labor, cause }))
+            }
+        };
+        if let Some(told) = told {
+            handler.tell(told);
+        }
+    }
+}

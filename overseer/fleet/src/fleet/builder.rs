@@ -1,0 +1,252 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use overseer_adapter::Adapter;
+use overseer_protocol::{FleetName, Resources};
+use ractor::Actor;
+
+use super::actor::{FleetActor, FleetArguments};
+use super::handler::HandlerActor;
+use super::nodes::{Nodes, Records};
+use super::{Fleet, FleetHandle, FleetShared};
+use crate::callbacks::{Overseer, Quiet};
+use crate::control_plane::{ControlPlane, ControlPlaneError};
+use crate::core::{Backoff, Deadlines, Escalation, Options, Restart};
+use crate::release::Release;
+
+/// Why a fleet did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No adapter was given.
+    #[error("a fleet needs an adapter; give one with .adapter(…), such as overseer::local::Local")]
+    NoAdapter,
+    /// Not a fleet name.
+    #[error(transparent)]
+    Name(#[from] overseer_protocol::IdError),
+    /// The control plane has a fleet of that name.
+    #[error("there is a fleet {0} already; choose another name")]
+    NameTaken(FleetName),
+    /// An option that cannot work.
+    #[error("option {option}: {reason}")]
+    Option {
+        /// Which.
+        option: &'static str,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Its own control plane did not start.
+    #[error(transparent)]
+    ControlPlane(#[from] ControlPlaneError),
+    /// `init` returned an error or panicked.
+    #[error("init failed: {0}")]
+    Init(String),
+}
+
+/// Describes a fleet; [`FleetBuilder::start`] starts it.
+pub struct FleetBuilder<H: Overseer> {
+    handler: H,
+    name: String,
+    adapter: Option<Arc<dyn Adapter>>,
+    release: Option<Arc<Release>>,
+    trust: Vec<String>,
+    unsigned: bool,
+    options: Options,
+    resources: Resources,
+    environment: BTreeMap<String, String>,
+    plane: Option<ControlPlane>,
+}
+
+impl Fleet<Quiet> {
+    /// A fleet without callbacks.
+    pub fn quiet() -> FleetBuilder<Quiet> {
+        Self::builder(Quiet)
+    }
+}
+
+impl<H: Overseer> Fleet<H> {
+    /// A fleet with these callbacks.
+    pub fn builder(handler: H) -> FleetBuilder<H> {
+        FleetBuilder {
+            handler,
+            name: "fleet".into(),
+            adapter: None,
+            release: None,
+            trust: Vec::new(),
+            unsigned: false,
+            options: Options::default(),
+            resources: Resources::default(),
+            environment: BTreeMap::new(),
+            plane: None,
+        }
+    }
+}
+
+macro_rules! options {
+    ($($(#[$doc:meta])* $name:ident: $type:ty => $($field:ident).+;)*) => {$(
+        $(#[$doc])*
+        #[must_use]
+        pub fn $name(mut self, $name: $type) -> Self {
+            self.options.$($field).+ = $name;
+            self
+        }
+    )*};
+}
+
+impl<H: Overseer> FleetBuilder<H> {
+    options! {
+        /// Most labors at a time. Default 64.
+        max_nodes: usize => max_nodes;
+        /// When a labor that ended is replaced. Default [`Restart::Permanent`].
+        restart: Restart => restart;
+        /// What follows when labors end faster than the intensity allows.
+        escalation: Escalation => escalation;
+        /// Delay before a replacement.
+        backoff: Backoff => backoff;
+        /// How long a silent labor may stay away before it is given up. Default 5 s.
+        grace: Duration => grace;
+        /// How often an agent says that it lives. Default 1 s.
+        heartbeat: Duration => heartbeat;
+        /// Silence after which a labor is lost. Default 3 s.
+        silence: Duration => silence;
+        /// How long an agent lives without word from the Overseer. Default 30 s.
+        lease: Duration => lease;
+        /// Longest time in each state.
+        deadlines: Deadlines => deadlines;
+    }
+
+    /// Its name within the control plane. Default `fleet`.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// How nodes come and go.
+    #[must_use]
+    pub fn adapter(mut self, adapter: impl Adapter) -> Self {
+        self.adapter = Some(Arc::new(adapter));
+        self
+    }
+
+    /// What the labors run; none for empty labors. A release that this process has signed
+    /// itself is trusted.
+    #[must_use]
+    pub fn release(mut self, release: Release) -> Self {
+        self.trust.extend(release.own_key());
+        self.release = Some(Arc::new(release));
+        self
+    }
+
+    /// A public key, hex, whose signature makes a release trusted on the labors.
+    #[must_use]
+    pub fn trust(mut self, key: impl Into<String>) -> Self {
+        self.trust.push(key.into());
+        self
+    }
+
+    /// Whether labors run a release without a signature. Default no.
+    #[must_use]
+    pub fn allow_unsigned(mut self, allow: bool) -> Self {
+        self.unsigned = allow;
+        self
+    }
+
+    /// More than `restarts` within `period` escalate. Default 10 in a minute.
+    #[must_use]
+    pub fn intensity(mut self, restarts: u32, period: Duration) -> Self {
+        (self.options.intensity, self.options.period) = (restarts, period);
+        self
+    }
+
+    /// What a node should have.
+    #[must_use]
+    pub fn resources(mut self, resources: Resources) -> Self {
+        self.resources = resources;
+        self
+    }
+
+    /// A variable in the environment of the labors' plugin hosts.
+    #[must_use]
+    pub fn environment(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.environment.insert(name.into(), value.into());
+        self
+    }
+
+    /// The control plane to run in; an embedded one of its own when none is given.
+    #[must_use]
+    pub fn control_plane(mut self, plane: &ControlPlane) -> Self {
+        self.plane = Some(plane.clone());
+        self
+    }
+
+    /// Starts the fleet, without any labor yet.
+    ///
+    /// # Errors
+    /// Any [`StartError`]; nothing runs then.
+    pub async fn start(self) -> Result<Fleet<H>, StartError> {
+        let name: FleetName = self.name.parse()?;
+        let adapter = self.adapter.ok_or(StartError::NoAdapter)?;
+        check(&self.options)?;
+        let (plane, owns_plane) = match self.plane {
+            Some(plane) => (plane, false),
+            None => (ControlPlane::embedded().await?, true),
+        };
+        let release = self.release;
+        let shared = Arc::new(FleetShared::new(
+            name.clone(),
+            self.options,
+            release.clone(),
+            self.unsigned,
+            plane.payloads(),
+            plane.logs(),
+        ));
+        let (nodes_plane, nodes_shared) = (plane.clone(), Arc::clone(&shared));
+        let (resources, release_keys, environment) = (self.resources, self.trust, self.environment);
+        let nodes = Box::new(move |actor| Nodes {
+            embedded: nodes_plane.is_embedded(),
+            owns_plane,
+            plane: nodes_plane,
+            shared: nodes_shared,
+            adapter,
+            resources,
+            release_keys,
+            environment,
+            actor,
+            ledger: Records::new(),
+        });
+        let arguments = FleetArguments { shared: Arc::clone(&shared), nodes, seed: crate::random::u64() };
+        let (actor, _) = FleetActor::spawn(None, FleetActor, arguments)
+            .await
+            .map_err(|e| StartError::Init(e.to_string()))?;
+        let handle = FleetHandle { shared, actor };
+        if !plane.add_fleet(handle.clone()) {
+            handle.actor.stop(None);
+            return Err(StartError::NameTaken(name));
+        }
+        let arguments = (self.handler, handle.clone());
+        let started =
+            HandlerActor::spawn_linked(None, HandlerActor::new(), arguments, handle.actor.get_cell()).await;
+        match started {
+            Ok((handler, _)) => Ok(Fleet { handle, handler }),
+            Err(error) => {
+                handle.stop().await;
+                Err(StartError::Init(error.to_string()))
+            }
+        }
+    }
+}
+
+fn check(options: &Options) -> Result<(), StartError> {
+    let bad = |option, reason| Err(StartError::Option { option, reason });
+    if options.max_nodes == 0 {
+        return bad("max_nodes", "must be at least 1");
+    }
+    if options.heartbeat.is_zero() || options.silence <= options.heartbeat {
+        return bad("silence", "must be longer than the heartbeat, which must not be zero");
+    }
+    if options.lease <= options.silence {
+        return bad("lease", "must be longer than the silence after which a labor is lost");
+    }
+    Ok(())
+}

@@ -1,0 +1,323 @@
+//! The labors of one spec under one Overseer: [`Fleet`].
+
+mod actor;
+mod builder;
+mod handler;
+mod nodes;
+mod shared;
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use overseer_protocol::{Cause, FleetName, LaborId, LaborState, LogStream};
+use ractor::ActorRef;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{broadcast, oneshot};
+
+pub(crate) use self::actor::FleetMessage;
+pub use self::builder::{FleetBuilder, StartError};
+pub(crate) use self::handler::Told;
+use self::handler::{HandlerMessage, Visit};
+pub(crate) use self::shared::FleetShared;
+use crate::call::{CallError, CallOptions};
+use crate::callbacks::{Overseer, Quiet};
+use crate::core::{AtCapacity, Event, Life};
+use crate::labor::{HistoryEntry, Labor, OpenCall, decode, encode};
+use crate::logs::{LogError, LogReader};
+use crate::telemetry::Telemetry;
+
+/// The fleet has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the fleet has stopped; start a new one")]
+pub struct Stopped;
+
+/// Why no child was started.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StartChildError {
+    /// Every slot is taken.
+    #[error(transparent)]
+    AtCapacity(#[from] AtCapacity),
+    /// The fleet has stopped.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+/// How many labors a fleet has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Count {
+    /// Slots taken.
+    pub total: usize,
+    /// Of those, paired and taking calls.
+    pub ready: usize,
+    /// By state.
+    pub by_state: BTreeMap<LaborState, usize>,
+}
+
+/// What everybody may do with a fleet, whatever its callbacks are. Cheap to clone.
+#[derive(Clone)]
+pub struct FleetHandle {
+    pub(crate) shared: Arc<FleetShared>,
+    pub(crate) actor: ActorRef<FleetMessage>,
+}
+
+impl FleetHandle {
+    /// Its name.
+    pub fn name(&self) -> &FleetName {
+        &self.shared.name
+    }
+
+    /// Starts one labor and returns at once; [`Labor::ready`] waits for it.
+    ///
+    /// # Errors
+    /// [`StartChildError`]; nothing was started.
+    pub async fn start_child(&self) -> Result<Labor, StartChildError> {
+        let mut labors = self.start_children(1).await?;
+        labors.pop().ok_or(StartChildError::Stopped(Stopped))
+    }
+
+    /// Starts `n` labors, or none when there are not slots for all.
+    ///
+    /// # Errors
+    /// [`StartChildError`]; nothing was started.
+    pub async fn start_children(&self, n: usize) -> Result<Vec<Labor>, StartChildError> {
+        Ok(self.ask(|reply| FleetMessage::Start(n, reply)).await??)
+    }
+
+    /// Ends a labor for good: its plugin is asked to stop, then the node is ended. Returns at
+    /// once; [`Labor::terminated`] waits for it. An unknown labor is fine.
+    pub fn terminate_child(&self, labor: LaborId) {
+        self.event(Event::Terminate(labor, Cause::Asked));
+    }
+
+    /// Ends every labor for good; new ones may be started.
+    pub fn terminate_all(&self) {
+        let _ = self.actor.cast(FleetMessage::TerminateAll(Cause::Asked));
+    }
+
+    /// Lets a labor finish its calls, then ends it for good.
+    pub fn drain(&self, labor: LaborId) {
+        self.event(Event::Drain(labor));
+    }
+
+    /// Lets every labor finish its calls, then ends it for good.
+    pub fn drain_all(&self) {
+        let _ = self.actor.cast(FleetMessage::DrainAll);
+    }
+
+    /// How many labors there are.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn count_children(&self) -> Result<Count, Stopped> {
+        let by_state = self.ask(FleetMessage::Count).await?;
+        let ready = by_state.get(&LaborState::Ready).copied().unwrap_or(0);
+        Ok(Count { total: by_state.values().sum(), ready, by_state })
+    }
+
+    /// The labors that have a slot, by age.
+    pub fn which_children(&self) -> Vec<Labor> {
+        let labors = self.shared.labors.read();
+        let mut all: Vec<Labor> = labors.values().map(|l| Labor { shared: Arc::clone(l) }).collect();
+        all.sort_by_key(Labor::id);
+        all
+    }
+
+    /// A labor that has a slot, or that has ended and whose history is still kept.
+    pub fn labor(&self, id: LaborId) -> Option<Labor> {
+        self.shared.labor_or_ended(id)
+    }
+
+    /// Changes of state of all labors from now on. One who reads too slowly loses the oldest
+    /// and is told how many.
+    pub fn events(&self) -> broadcast::Receiver<HistoryEntry> {
+        self.shared.events.subscribe()
+    }
+
+    /// Telemetry of all labors from now on. One who reads too slowly loses its own.
+    pub fn telemetry(&self) -> Telemetry {
+        let receiver = self.shared.telemetry.subscribe();
+        let labors = self.shared.labors.read();
+        let next = labors.values().map(|labor| {
+            let (generation, next) = *labor.telemetry.lock();
+            ((labor.id, generation), next)
+        });
+        Telemetry::new(receiver, next.collect())
+    }
+
+    /// Follows a log stream from an offset on.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn logs(&self, stream: LogStream, from: u64) -> Result<LogReader, LogError> {
+        self.shared.logs.read(stream, from).await
+    }
+
+    /// Calls a typed method on the least loaded labor; waits for one to be ready.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn call<In, Out>(&self, method: &str, argument: &In) -> Result<Out, CallError>
+    where
+        In: Serialize + ?Sized,
+        Out: DeserializeOwned,
+    {
+        decode(&self.call_bytes(method, encode(argument)?, CallOptions::default()).await?)
+    }
+
+    /// As [`FleetHandle::call`], with bytes and deadlines. Dropping the future cancels the call.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    pub async fn call_bytes(
+        &self,
+        method: &str,
+        payload: impl Into<Bytes>,
+        options: CallOptions,
+    ) -> Result<Bytes, CallError> {
+        self.start_call(method, payload, options).await?.answer().await
+    }
+
+    /// Begins a call on the least loaded labor and returns once it is on its way.
+    ///
+    /// # Errors
+    /// [`CallError::NoLabor`] and those of [`Labor::start_call`].
+    pub async fn start_call(
+        &self,
+        method: &str,
+        payload: impl Into<Bytes>,
+        options: CallOptions,
+    ) -> Result<OpenCall, CallError> {
+        self.shared.start_call(method, payload.into(), options).await
+    }
+
+    /// Sends a message without an answer to the least loaded labor.
+    ///
+    /// # Errors
+    /// As [`Labor::cast`]; [`CallError::NoLabor`] at once when none is ready.
+    pub async fn cast<In: Serialize + ?Sized>(&self, method: &str, argument: &In) -> Result<(), CallError> {
+        let Some(session) = self.shared.ready_sessions().into_iter().min_by_key(|s| s.load()) else {
+            return Err(CallError::NoLabor { waited: std::time::Duration::ZERO });
+        };
+        match self.labor(session.life.labor) {
+            Some(labor) => labor.cast(method, argument).await,
+            None => Err(CallError::NoLabor { waited: std::time::Duration::ZERO }),
+        }
+    }
+
+    /// Calls a typed method on every labor that is ready, all at once; the answers in order of
+    /// age.
+    pub async fn broadcast<In, Out>(
+        &self,
+        method: &str,
+        argument: &In,
+    ) -> Vec<(Labor, Result<Out, CallError>)>
+    where
+        In: Serialize + ?Sized,
+        Out: DeserializeOwned,
+    {
+        let ready = self.which_children().into_iter().filter(|l| l.status().state == LaborState::Ready);
+        let payload = encode(argument).map(Bytes::from);
+        let mut open = Vec::new();
+        for labor in ready {
+            let call = match &payload {
+                Ok(bytes) => labor.start_call(method, bytes.clone(), CallOptions::default()).await,
+                Err(error) => Err(error.clone()),
+            };
+            open.push((labor, call));
+        }
+        let mut answers = Vec::with_capacity(open.len());
+        for (labor, call) in open {
+            let answer = match call {
+                Ok(call) => call.answer().await.and_then(|bytes| decode(&bytes)),
+                Err(error) => Err(error),
+            };
+            answers.push((labor, answer));
+        }
+        answers
+    }
+
+    /// Ends every labor and the fleet; returns when no node is left and the callbacks have been
+    /// told, unless they take longer than the deadline for stopping. In a callback it does not
+    /// wait for the callbacks that follow.
+    pub async fn stop(&self) {
+        // A fleet that has stopped already has no node left.
+        let _ = self.ask(FleetMessage::Stop).await;
+        if let Some(handler) = self.shared.handler.get() {
+            handler.finished(self.shared.options.deadlines.stop).await;
+        }
+    }
+
+    pub(crate) fn event(&self, event: Event) {
+        // A fleet that has stopped has nothing to do.
+        let _ = self.actor.cast(FleetMessage::Event(event));
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        message: impl FnOnce(ractor::RpcReplyPort<T>) -> FleetMessage,
+    ) -> Result<T, Stopped> {
+        let (send, receive) = ractor::concurrency::oneshot();
+        self.actor.cast(message(send.into())).map_err(|_| Stopped)?;
+        receive.await.map_err(|_| Stopped)
+    }
+}
+
+impl Life {
+    pub(crate) fn of(identity: &overseer_protocol::Identity) -> Self {
+        Self { labor: identity.labor, generation: identity.generation }
+    }
+}
+
+/// A running fleet and the way to the state of its callbacks. Cheap to clone; it runs on until
+/// [`FleetHandle::stop`].
+pub struct Fleet<H: Overseer = Quiet> {
+    pub(crate) handle: FleetHandle,
+    pub(crate) handler: ActorRef<HandlerMessage<H>>,
+}
+
+impl<H: Overseer> Clone for Fleet<H> {
+    fn clone(&self) -> Self {
+        Self { handle: self.handle.clone(), handler: self.handler.clone() }
+    }
+}
+
+impl<H: Overseer> Deref for Fleet<H> {
+    type Target = FleetHandle;
+
+    fn deref(&self) -> &FleetHandle {
+        &self.handle
+    }
+}
+
+impl<H: Overseer> Fleet<H> {
+    /// Calls the user's own state: runs `visit` on it between two callbacks and returns what it
+    /// returns.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn call_state<R: Send + 'static>(
+        &self,
+        visit: impl FnOnce(&mut H) -> R + Send + 'static,
+    ) -> Result<R, Stopped> {
+        let (send, receive) = oneshot::channel();
+        self.visit(Box::new(move |state| {
+            let _ = send.send(visit(state));
+        }))?;
+        receive.await.map_err(|_| Stopped)
+    }
+
+    /// Casts to the user's own state: `visit` runs on it some time later.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn cast_state(&self, visit: impl FnOnce(&mut H) + Send + 'static) -> Result<(), Stopped> {
+        self.visit(Box::new(visit))
+    }
+
+    fn visit(&self, visit: Visit<H>) -> Result<(), Stopped> {
+        self.handler.cast(HandlerMessage::Visit(visit)).map_err(|_| Stopped)
+    }
+}

@@ -1,0 +1,242 @@
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use overseer_protocol::{Cause, FleetName, Generation, LaborId, LaborState, SessionId};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, broadcast};
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::handler::HandlerPort;
+use crate::call::{CallError, CallOptions};
+use crate::core::{Life, Options};
+use crate::labor::{HistoryEntry, Labor, LaborShared, OpenCall, begin};
+use crate::logs::Logs;
+use crate::payload::Payloads;
+use crate::release::Release;
+use crate::session::Session;
+use crate::telemetry::{Batch, SUBSCRIBER_BATCHES};
+
+/// Labors that have ended whose history can still be read; the oldest go.
+const ENDED: usize = 1024;
+/// Entries that a follower of the fleet's history may be behind before it loses the oldest.
+const EVENTS: usize = 4096;
+/// Calls that wait for a labor to become ready; more are refused.
+const WAITING_CALLS: usize = 65_536;
+
+/// What the actor, the gateway and the handles of one fleet share.
+pub(crate) struct FleetShared {
+    pub(crate) name: FleetName,
+    pub(crate) options: Options,
+    pub(crate) release: Option<Arc<Release>>,
+    pub(crate) unsigned: bool,
+    pub(crate) labors: RwLock<HashMap<LaborId, Arc<LaborShared>>>,
+    pub(crate) ended: Mutex<VecDeque<Arc<LaborShared>>>,
+    pub(crate) sessions: Mutex<HashMap<SessionId, Arc<Session>>>,
+    ready: RwLock<Vec<Arc<Session>>>,
+    ready_changed: Notify,
+    waiting: AtomicUsize,
+    turn: AtomicUsize,
+    pub(crate) telemetry: broadcast::Sender<Batch>,
+    pub(crate) events: broadcast::Sender<HistoryEntry>,
+    pub(crate) handler: OnceLock<Arc<dyn HandlerPort>>,
+    pub(crate) payloads: Arc<Payloads>,
+    pub(crate) logs: Arc<Logs>,
+}
+
+impl FleetShared {
+    pub(crate) fn new(
+        name: FleetName,
+        options: Options,
+        release: Option<Arc<Release>>,
+        unsigned: bool,
+        payloads: Arc<Payloads>,
+        logs: Arc<Logs>,
+    ) -> Self {
+        Self {
+            name,
+            options,
+            release,
+            unsigned,
+            labors: RwLock::default(),
+            ended: Mutex::default(),
+            sessions: Mutex::default(),
+            ready: RwLock::default(),
+            ready_changed: Notify::new(),
+            waiting: AtomicUsize::new(0),
+            turn: AtomicUsize::new(0),
+            telemetry: broadcast::Sender::new(SUBSCRIBER_BATCHES),
+            events: broadcast::Sender::new(EVENTS),
+            handler: OnceLock::new(),
+            payloads,
+            logs,
+        }
+    }
+
+    pub(crate) fn labor(&self, id: LaborId) -> Option<Labor> {
+        self.labors.read().get(&id).map(|shared| Labor { shared: Arc::clone(shared) })
+    }
+
+    /// A labor that lives or whose history is still kept.
+    pub(crate) fn labor_or_ended(&self, id: LaborId) -> Option<Labor> {
+        self.labor(id).or_else(|| {
+            let ended = self.ended.lock();
+            ended.iter().find(|l| l.id == id).map(|shared| Labor { shared: Arc::clone(shared) })
+        })
+    }
+
+    /// The labor, if this is its present life.
+    pub(crate) fn present(&self, id: LaborId, generation: Generation) -> Option<Arc<LaborShared>> {
+        let labor = self.labors.read().get(&id).cloned()?;
+        let present = labor.status.borrow().generation == generation;
+        present.then_some(labor)
+    }
+
+    pub(crate) fn forget(&self, id: LaborId) {
+        if let Some(labor) = self.labors.write().remove(&id) {
+            let mut ended = self.ended.lock();
+            if ended.len() == ENDED {
+                ended.pop_front();
+            }
+            ended.push_back(labor);
+        }
+    }
+
+    pub(crate) fn session(&self, id: SessionId) -> Option<Arc<Session>> {
+        self.sessions.lock().get(&id).cloned()
+    }
+
+    pub(crate) fn open_for_calls(&self, id: SessionId) {
+        let Some(session) = self.session(id) else { return };
+        if let Some(labor) = self.labors.read().get(&session.life.labor) {
+            *labor.session.write() = Some(Arc::clone(&session));
+        }
+        self.ready.write().push(session);
+        self.ready_changed.notify_waiters();
+    }
+
+    /// A session that turned out to be closed gets no more calls of the fleet, though the actor
+    /// may not have heard of its end yet.
+    fn pass_by(&self, id: SessionId) {
+        self.ready.write().retain(|s| s.id != id);
+    }
+
+    pub(crate) fn close_for_calls(&self, life: Life) {
+        if let Some(labor) = self.labors.read().get(&life.labor) {
+            *labor.session.write() = None;
+        }
+        self.ready.write().retain(|s| s.life.labor != life.labor);
+    }
+
+    /// Closes one session of a life, or all of them.
+    pub(crate) fn close_sessions(
+        &self,
+        life: Life,
+        which: Option<SessionId>,
+        cause: Cause,
+        status: Option<Status>,
+    ) {
+        let closed: Vec<Arc<Session>> = {
+            let mut sessions = self.sessions.lock();
+            let ids: Vec<SessionId> = sessions
+                .values()
+                .filter(|s| s.life == life && which.is_none_or(|id| id == s.id))
+                .map(|s| s.id)
+                .collect();
+            ids.into_iter().filter_map(|id| sessions.remove(&id)).collect()
+        };
+        for session in closed {
+            session.close(cause.clone(), status.clone());
+        }
+    }
+
+    pub(crate) fn ready_sessions(&self) -> Vec<Arc<Session>> {
+        self.ready.read().clone()
+    }
+
+    /// The ready labor with the fewest open calls for its places; equals take turns.
+    fn least_loaded(&self) -> Option<Arc<Session>> {
+        let ready = self.ready.read();
+        let start = self.turn.fetch_add(1, Ordering::Relaxed);
+        let in_turn = (0..ready.len()).map(|i| &ready[(start + i) % ready.len()]);
+        in_turn.min_by_key(|s| s.load()).cloned()
+    }
+
+    /// Begins a call on the least loaded labor, waiting for one up to the queue deadline.
+    pub(crate) async fn start_call(
+        &self,
+        method: &str,
+        payload: Bytes,
+        mut options: CallOptions,
+    ) -> Result<OpenCall, CallError> {
+        let waited = options.queue;
+        let deadline = Instant::now() + waited.min(Duration::from_secs(86_400 * 365));
+        loop {
+            let changed = self.ready_changed.notified();
+            if let Some(session) = self.least_loaded() {
+                let id = session.id;
+                options.queue = deadline.saturating_duration_since(Instant::now());
+                match begin(session, Arc::clone(&self.payloads), method, payload.clone(), options).await {
+                    // It was lost between the choice and the sending: nothing has run, so another
+                    // one may have it.
+                    Err(CallError::LaborLost { .. }) => {
+                        self.pass_by(id);
+                        continue;
+                    }
+                    other => return other,
+                }
+            }
+            let _place = Waiting::enter(&self.waiting)?;
+            if tokio::time::timeout_at(deadline, changed).await.is_err() {
+                return Err(CallError::NoLabor { waited });
+            }
+        }
+    }
+
+    /// Routes a batch of a labor's telemetry to everybody who listens.
+    pub(crate) fn route(&self, labor: &Arc<LaborShared>, batch: Batch) {
+        tracing::trace!(target: "overseer::telemetry", labor = %batch.labor, first = batch.first, count = batch.count);
+        if let Some(handler) = self.handler.get() {
+            handler.telemetry(Labor { shared: Arc::clone(labor) }, &batch);
+        }
+        // Nobody listening is no error.
+        let _ = self.telemetry.send(batch);
+    }
+
+    pub(crate) fn record(&self, life: Life, state: LaborState, cause: Option<Cause>) {
+        let Some(labor) = self.labors.read().get(&life.labor).cloned() else { return };
+        if state == LaborState::Terminated {
+            // Who sees that state finds its slot free.
+            self.forget(life.labor);
+        }
+        let entry = labor.enter(life.generation, state, cause);
+        match &entry.cause {
+            Some(cause) => {
+                tracing::info!(labor = %life.labor, generation = life.generation.0, %state, %cause, "labor")
+            }
+            None => tracing::debug!(labor = %life.labor, generation = life.generation.0, %state, "labor"),
+        }
+        let _ = self.events.send(entry);
+    }
+}
+
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn enter(count: &'a AtomicUsize) -> Result<Self, CallError> {
+        if count.fetch_add(1, Ordering::Relaxed) >= WAITING_CALLS {
+            count.fetch_sub(1, Ordering::Relaxed);
+            return Err(CallError::NoLabor { waited: Duration::ZERO });
+        }
+        Ok(Self(count))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

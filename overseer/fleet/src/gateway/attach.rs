@@ -1,0 +1,190 @@
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use overseer_protocol::proto::session_server::Session as SessionService;
+use overseer_protocol::proto::{self, Hello, RenewRequest, Report, ToOverseer, order, report};
+use overseer_protocol::{Cause, Facts, PROTOCOL};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Gateway;
+use super::peer::Peer;
+use crate::callbacks::FleetEvent;
+use crate::core::{Event, Life};
+use crate::fleet::FleetHandle;
+use crate::fleet::Told;
+use crate::labor::{Labor, LaborShared};
+use crate::session::{LaneStream, Session};
+use crate::telemetry::Batch;
+
+/// An agent says hello within this time of attaching.
+const HELLO: Duration = Duration::from_secs(10);
+
+#[tonic::async_trait]
+impl SessionService for Gateway {
+    type AttachStream = LaneStream;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<ToOverseer>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let Peer { identity, not_after, fleet, labor } = self.peer(&request)?;
+        let mut reports = request.into_inner();
+        let (hello, rest) = hello(&mut reports).await?;
+        let version = PROTOCOL.agree(hello.versions).map_err(Status::failed_precondition)?;
+        let facts: Facts = serde_json::from_slice(&hello.facts)
+            .map_err(|e| Status::invalid_argument(format!("the facts cannot be read: {e}")))?;
+        *labor.facts.write() = Some(facts.into());
+
+        let life = Life::of(&identity);
+        let id = self.plane.next_session();
+        let session = Session::new(id, life, labor.task_prefix, Arc::clone(&labor.next_call));
+        let session = Arc::new(session);
+        session.concurrency.store(hello.concurrency.max(1), Ordering::Relaxed);
+        let options = &fleet.shared.options;
+        session.order(order::Kind::Welcome(proto::Welcome {
+            version,
+            session: id.0,
+            heartbeat_ms: options.heartbeat.as_millis() as u32,
+            lease_ms: options.lease.as_millis() as u64,
+            task_prefix: labor.task_prefix,
+        }));
+        fleet.shared.sessions.lock().insert(id, Arc::clone(&session));
+        let runs = fleet.shared.release.as_ref().is_none_or(|r| r.id().to_string() == hello.release);
+        fleet.event(Event::Attached { life, session: id, ready: hello.ready && runs });
+
+        let stream = LaneStream(Arc::clone(&session.lanes));
+        let attachment = Attachment { session, labor, fleet };
+        tokio::spawn(async move {
+            rest.into_iter().for_each(|report| attachment.take(report));
+            attachment.run(reports, not_after).await;
+        });
+        Ok(Response::new(stream))
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<proto::Identity>, Status> {
+        let Peer { identity, .. } = self.peer(&request)?;
+        let issued = self.certificate(&request.into_inner().csr, &identity, SystemTime::now())?;
+        Ok(Response::new(issued))
+    }
+}
+
+/// The first report is a hello; others may have come in the same message.
+async fn hello(reports: &mut Streaming<ToOverseer>) -> Result<(Hello, Vec<Report>), Status> {
+    let first = tokio::time::timeout(HELLO, reports.message()).await;
+    let first = first.map_err(|_| Status::deadline_exceeded("no hello came"))??;
+    let mut all = first.map(|m| m.reports).unwrap_or_default().into_iter();
+    match all.next().and_then(|r| r.kind) {
+        Some(report::Kind::Hello(hello)) => Ok((hello, all.collect())),
+        _ => Err(Status::invalid_argument("the first report must be a hello")),
+    }
+}
+
+/// One open control stream.
+struct Attachment {
+    session: Arc<Session>,
+    labor: Arc<LaborShared>,
+    fleet: FleetHandle,
+}
+
+impl Attachment {
+    async fn run(self, mut reports: Streaming<ToOverseer>, not_after: SystemTime) {
+        let valid = not_after.duration_since(SystemTime::now()).unwrap_or_default();
+        let expiry = tokio::time::sleep(valid);
+        tokio::pin!(expiry);
+        let (cause, status) = loop {
+            tokio::select! {
+                message = reports.message() => match message {
+                    Ok(Some(message)) => message.reports.into_iter().for_each(|r| self.take(r)),
+                    Ok(None) => break (Cause::ConnectionLost, None),
+                    Err(status) => {
+                        tracing::debug!(labor = %self.session.life.labor, %status, "the control stream broke");
+                        break (Cause::ConnectionLost, None);
+                    }
+                },
+                () = &mut expiry => {
+                    break (Cause::ConnectionLost, Some(Status::unauthenticated("the client certificate has run out")));
+                }
+                () = self.session.lanes.gone() => break (Cause::ConnectionLost, None),
+            }
+        };
+        let life = self.session.life;
+        self.fleet.shared.close_sessions(life, Some(self.session.id), cause, status);
+        self.fleet.event(Event::Detached(life, self.session.id));
+    }
+
+    fn take(&self, report: Report) {
+        let Some(kind) = report.kind else { return };
+        let life = self.session.life;
+        match kind {
+            report::Kind::Result(result) => self.session.finish(result, &self.labor.payloads),
+            report::Kind::Telemetry(telemetry) => self.telemetry(telemetry),
+            report::Kind::Heartbeat(heartbeat) => {
+                let lease_ms = self.fleet.shared.options.lease.as_millis() as u64;
+                self.session.order(order::Kind::Lease(proto::Lease { seq: heartbeat.seq, lease_ms }));
+                self.fleet.event(Event::Heard(life));
+            }
+            report::Kind::Loaded(loaded) => {
+                tracing::debug!(labor = %life.labor, fetched = loaded.fetched, micros = loaded.micros, "release loaded");
+                self.fleet.event(Event::Loaded(life));
+            }
+            report::Kind::Ready(ready) => {
+                self.session.concurrency.store(ready.concurrency.max(1), Ordering::Relaxed);
+                self.fleet.event(Event::Ready(life));
+            }
+            report::Kind::LoadFailed(failed) => {
+                self.fleet.event(Event::Failed(life, Cause::from_bytes(&failed.cause)));
+            }
+            report::Kind::HostEvent(host) => self.host_event(host),
+            report::Kind::Drained(_) => self.fleet.event(Event::Drained(life)),
+            report::Kind::Notice(notice) => {
+                self.fleet.event(Event::Going(life, Cause::from_bytes(&notice.cause)));
+            }
+            // The agent leaves as soon as the stream ends; its end is what counts.
+            report::Kind::Goodbye(_) => self.session.lanes.close(None),
+            report::Kind::Hello(_) => {}
+        }
+    }
+
+    fn host_event(&self, host: proto::HostEvent) {
+        let cause = (!host.cause.is_empty()).then(|| Cause::from_bytes(&host.cause));
+        if host.what == "gave_up" {
+            let cause =
+                cause.clone().unwrap_or(Cause::Unhealthy { reason: "the plugin host keeps ending".into() });
+            self.fleet.event(Event::Failed(self.session.life, cause));
+        }
+        if let Some(handler) = self.fleet.shared.handler.get() {
+            let labor = Labor { shared: Arc::clone(&self.labor) };
+            handler.tell(Told::Event(FleetEvent::PluginHost { labor, what: host.what, cause }));
+        }
+    }
+
+    /// Records are taken once and in order: what is sent again after a reconnect is cut off.
+    fn telemetry(&self, telemetry: proto::Telemetry) {
+        let generation = self.session.life.generation;
+        let through = telemetry.first_seq.saturating_add(u64::from(telemetry.count));
+        let fresh = {
+            let mut expected = self.labor.telemetry.lock();
+            if expected.0 != generation {
+                *expected = (generation, 0);
+            }
+            let fresh = telemetry.first_seq >= expected.1;
+            if fresh {
+                expected.1 = through;
+            }
+            fresh
+        };
+        if fresh {
+            let batch = Batch {
+                labor: self.session.life.labor,
+                generation,
+                first: telemetry.first_seq,
+                count: telemetry.count,
+                dropped: telemetry.dropped,
+                records: telemetry.records,
+            };
+            self.fleet.shared.route(&self.labor, batch);
+        }
+        self.session.order(order::Kind::TelemetryAck(proto::TelemetryAck { through }));
+    }
+}

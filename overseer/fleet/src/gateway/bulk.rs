@@ -1,0 +1,242 @@
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_core::Stream;
+use overseer_protocol::proto::bulk_server::Bulk;
+use overseer_protocol::proto::{
+    FetchBlobRequest, FetchChunksRequest, LogAck, LogPush, Piece, PutBlobReply, ReleaseIndexReply,
+    ReleaseRequest, Signature,
+};
+use overseer_protocol::{Attempt, LogStream, PIECE, TaskId};
+use overseer_release::{Digest, Package};
+use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::io::StreamReader;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Gateway;
+use super::peer::Peer;
+use crate::blobs::{BlobError, Reader};
+use crate::logs::{LogError, Push};
+
+/// Messages that wait for a slow labor; then reading waits.
+const AHEAD: usize = 8;
+/// Largest blob that a labor may put, in bytes.
+const MAX_BLOB: u64 = 64 << 30;
+
+type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Bulk for Gateway {
+    type FetchChunksStream = Out<Piece>;
+    type FetchBlobStream = Out<Piece>;
+    type PushLogsStream = Out<LogAck>;
+
+    async fn release_index(
+        &self,
+        request: Request<ReleaseRequest>,
+    ) -> Result<Response<ReleaseIndexReply>, Status> {
+        let package = self.package(&request, &request.get_ref().release)?;
+        let signatures = package
+            .signatures()
+            .iter()
+            .map(|s| Signature { key: s.key.to_vec().into(), signature: s.signature.to_vec().into() });
+        Ok(Response::new(ReleaseIndexReply {
+            index: Bytes::copy_from_slice(package.index_bytes()),
+            signatures: signatures.collect(),
+        }))
+    }
+
+    async fn fetch_chunks(
+        &self,
+        request: Request<FetchChunksRequest>,
+    ) -> Result<Response<Self::FetchChunksStream>, Status> {
+        let package = self.package(&request, &request.get_ref().release)?;
+        let positions = positions(&package, &request.get_ref().chunks)?;
+        let (send, receive) = mpsc::channel(AHEAD);
+        tokio::task::spawn_blocking(move || send_chunks(&package, positions, &send));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+    }
+
+    async fn fetch_blob(
+        &self,
+        request: Request<FetchBlobRequest>,
+    ) -> Result<Response<Self::FetchBlobStream>, Status> {
+        self.peer(&request)?;
+        let digest = &request.get_ref().digest;
+        // The payload of a call, or a blob that outlives its call.
+        let found = match self.plane.payloads().get(digest).await {
+            Err(BlobError::Missing(_)) => self.plane.blobs().get(digest).await,
+            found => found,
+        };
+        let (_, reader) = found.map_err(|e| blob_status(&e))?;
+        let (send, receive) = mpsc::channel(AHEAD);
+        tokio::spawn(send_blob(reader, send));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+    }
+
+    async fn put_blob(&self, request: Request<Streaming<Piece>>) -> Result<Response<PutBlobReply>, Status> {
+        self.peer(&request)?;
+        let mut pieces = request.into_inner();
+        let first = pieces.message().await?.ok_or_else(|| Status::invalid_argument("no piece came"))?;
+        let transient = first.transient;
+        let whole = first.last;
+        let bytes = tokio_stream::once(Ok(first.data)).chain(data_of(pieces, whole));
+        let reader: Reader = Box::pin(StreamReader::new(Box::pin(bytes)));
+        let info = if transient {
+            self.plane.payloads().receive(reader).await
+        } else {
+            self.plane.blobs().put(reader, MAX_BLOB).await
+        };
+        let info = info.map_err(|e| blob_status(&e))?;
+        Ok(Response::new(PutBlobReply { digest: info.digest, size: info.size }))
+    }
+
+    async fn push_logs(
+        &self,
+        request: Request<Streaming<LogPush>>,
+    ) -> Result<Response<Self::PushLogsStream>, Status> {
+        let Peer { labor, identity, .. } = self.peer(&request)?;
+        let open = labor.pushes(identity.generation);
+        let logs = self.plane.logs();
+        let mut pushes = request.into_inner();
+        let (send, receive) = mpsc::channel(AHEAD);
+        tokio::spawn(async move {
+            let _open = open;
+            while let Ok(Some(push)) = pushes.message().await {
+                let owned = TaskId::from_bytes(&push.task).filter(|t| labor.owns(*t));
+                let answer = match owned {
+                    Some(task) => keep(&logs, task, push).await,
+                    None => {
+                        let why = "that task is not this labor's";
+                        tracing::warn!(labor = %labor.id, why, "a log was refused");
+                        Err(Status::permission_denied(why))
+                    }
+                };
+                let ends = answer.is_err();
+                if send.send(answer).await.is_err() || ends {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+    }
+}
+
+impl Gateway {
+    /// A labor may fetch what its fleet runs, and nothing else.
+    fn package<T>(&self, request: &Request<T>, release: &str) -> Result<Arc<Package>, Status> {
+        let peer = self.peer(request)?;
+        let ours = peer.fleet.shared.release.as_ref().filter(|r| r.id().to_string() == release);
+        ours.map(|r| r.package()).ok_or_else(|| {
+            Status::not_found(format!("fleet {} runs no release {release}", peer.identity.fleet))
+        })
+    }
+}
+
+fn positions(package: &Package, chunks: &[Bytes]) -> Result<Vec<usize>, Status> {
+    let position = |chunk: &Bytes| {
+        let digest = <[u8; 32]>::try_from(&chunk[..]).map(Digest).ok();
+        digest
+            .and_then(|d| package.position(&d))
+            .ok_or_else(|| Status::not_found("a chunk is not of this release"))
+    };
+    chunks.iter().map(position).collect()
+}
+
+fn send_chunks(package: &Package, positions: Vec<usize>, send: &mpsc::Sender<Result<Piece, Status>>) {
+    for position in positions {
+        let chunk = match package.read_chunk(position) {
+            Ok(chunk) => chunk,
+            Err(error) => {
+                tracing::error!(%error, "a release cannot be read");
+                let _ = send.blocking_send(Err(Status::data_loss(error.to_string())));
+                return;
+            }
+        };
+        let digest = Bytes::copy_from_slice(&package.index().chunks[position].digest.0);
+        let zstd = chunk.zstd;
+        let mut data = Bytes::from(chunk.data);
+        loop {
+            let piece = data.split_to(data.len().min(PIECE));
+            let last = data.is_empty();
+            let piece = Piece { digest: digest.clone(), data: piece, last, zstd, transient: false };
+            if send.blocking_send(Ok(piece)).is_err() {
+                return;
+            }
+            if last {
+                break;
+            }
+        }
+    }
+}
+
+async fn send_blob(mut reader: Reader, send: mpsc::Sender<Result<Piece, Status>>) {
+    loop {
+        let mut data = Vec::with_capacity(PIECE);
+        let piece = match (&mut reader).take(PIECE as u64).read_to_end(&mut data).await {
+            Ok(_) => {
+                let last = data.is_empty();
+                Ok(Piece { data: data.into(), last, ..Piece::default() })
+            }
+            Err(error) => Err(Status::data_loss(error.to_string())),
+        };
+        let ends = piece.as_ref().map_or(true, |p| p.last);
+        if send.send(piece).await.is_err() || ends {
+            return;
+        }
+    }
+}
+
+/// The data of the pieces up to the last; a stream that ends before it is an error, so that half
+/// a blob is never taken for a whole one.
+fn data_of(mut pieces: Streaming<Piece>, mut done: bool) -> impl Stream<Item = std::io::Result<Bytes>> {
+    let (send, receive) = mpsc::channel(AHEAD);
+    tokio::spawn(async move {
+        while !done {
+            let data = match pieces.message().await {
+                Ok(Some(piece)) => {
+                    done = piece.last;
+                    Ok(piece.data)
+                }
+                Ok(None) => {
+                    Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the last piece did not come"))
+                }
+                Err(status) => Err(std::io::Error::other(status)),
+            };
+            let ends = data.is_err();
+            if send.send(data).await.is_err() || ends {
+                return;
+            }
+        }
+    });
+    ReceiverStream::new(receive)
+}
+
+async fn keep(logs: &Arc<crate::logs::Logs>, task: TaskId, push: LogPush) -> Result<LogAck, Status> {
+    let stream = LogStream { task, attempt: Attempt(push.attempt), stream: push.stream };
+    let ack = LogAck { task: push.task, attempt: push.attempt, stream: stream.stream.clone(), through: 0 };
+    let push = Push { offset: push.offset, data: push.data, gap: push.gap, eof: push.eof };
+    match logs.push(stream, push).await {
+        Ok(through) => Ok(LogAck { through, ..ack }),
+        Err(error @ LogError::BadName(_)) => Err(Status::invalid_argument(error.to_string())),
+        Err(error) => {
+            tracing::error!(%error, "a log cannot be kept");
+            Err(Status::resource_exhausted(error.to_string()))
+        }
+    }
+}
+
+fn blob_status(error: &BlobError) -> Status {
+    match error {
+        BlobError::Missing(_) => Status::not_found(error.to_string()),
+        BlobError::BadDigest(_) => Status::invalid_argument(error.to_string()),
+        BlobError::TooLarge { .. } => Status::out_of_range(error.to_string()),
+        BlobError::Damaged(_) => Status::data_loss(error.to_string()),
+        BlobError::Source { .. } => Status::aborted(error.to_string()),
+        BlobError::Io { .. } => Status::resource_exhausted(error.to_string()),
+    }
+}

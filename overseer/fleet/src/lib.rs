@@ -1,0 +1,68 @@
+//! A supervisor for machines: `start_child` for nodes.
+//!
+//! Erlang's Supervisor starts and watches processes; this crate does it for nodes. A [`Fleet`]
+//! starts nodes through an [`Adapter`], lets the empty nodes pair with it over mutual TLS, ships
+//! them the [`Release`] that they should run, watches them, and replaces what dies.
+//!
+//! ```no_run
+//! use overseer::{Fleet, Release, local::Local};
+//!
+//! fn main() -> Result<(), overseer::BoxError> {
+//!     overseer::run(async {
+//!         let release = Release::plugin_beside_program("my_plugin", "1.0.0")?;
+//!         let fleet = Fleet::quiet().adapter(Local::new()).release(release).start().await?;
+//!         let labor = fleet.start_child().await?;
+//!         labor.ready().await?;
+//!         let answer: String = labor.call("greet", "world").await?;
+//!         println!("{answer}");
+//!         fleet.stop().await;
+//!         Ok(())
+//!     })
+//! }
+//! ```
+
+/// The README's programs compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
+
+pub mod authority;
+pub mod blobs;
+pub mod call;
+pub mod callbacks;
+pub mod claims;
+pub mod control_plane;
+pub mod core;
+pub mod data_dir;
+pub mod fleet;
+mod gateway;
+pub mod labor;
+pub mod logs;
+mod payload;
+mod random;
+pub mod records;
+pub mod release;
+mod session;
+pub mod store;
+pub mod telemetry;
+
+mod init;
+
+pub use async_trait::async_trait;
+pub use call::{CallError, CallOptions};
+pub use callbacks::{BoxError, FleetEvent, Overseer, Quiet};
+pub use control_plane::ControlPlane;
+pub use core::{AtCapacity, Backoff, Deadlines, Escalation, Restart, WhatNext};
+pub use fleet::{Count, Fleet, FleetBuilder, FleetHandle};
+pub use init::{init, run};
+pub use labor::{Labor, Status};
+pub use overseer_adapter as adapter;
+pub use overseer_adapter::Adapter;
+#[cfg(feature = "local")]
+pub use overseer_adapter_local as local;
+pub use overseer_plugin::record::{Body, Record};
+pub use overseer_protocol::{
+    Attempt, BootPhase, CallErrorCode, Cause, Facts, FleetName, Generation, HostId, LaborId, LaborState,
+    LogStream, ReleaseId, Resources, TaskId,
+};
+pub use release::Release;

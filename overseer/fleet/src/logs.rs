@@ -1,0 +1,368 @@
+//! Log streams as the Overseer keeps them: a file a stream, addressed by offset. What a lost
+//! machine or a full spool took is a marked gap; nothing else is missing.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use overseer_protocol::{LogStream, TaskId};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+/// Bytes that a reader takes at a time.
+const READ: usize = 256 * 1024;
+
+/// Why a log could not be kept or read.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// Not a name that a stream may have.
+    #[error("{0:?} cannot name a log stream; use up to 64 of a-z A-Z 0-9 . _ -")]
+    BadName(String),
+    /// The disk.
+    #[error("log {path}: {source}; check space and permissions there")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A piece of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogPiece {
+    /// Bytes from this offset on.
+    Data {
+        /// Of the first byte.
+        offset: u64,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// Bytes that are lost.
+    Gap {
+        /// Of the first lost byte.
+        offset: u64,
+        /// How many.
+        length: u64,
+    },
+}
+
+/// What a labor pushes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Push {
+    pub(crate) offset: u64,
+    pub(crate) data: Bytes,
+    pub(crate) gap: u64,
+    pub(crate) eof: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Extent {
+    through: u64,
+    eof: bool,
+}
+
+struct Stream {
+    file: Mutex<Option<File>>,
+    gaps: Mutex<Vec<(u64, u64)>>,
+    extent: watch::Sender<Extent>,
+}
+
+/// All log streams of a control plane.
+pub struct Logs {
+    root: PathBuf,
+    open: Mutex<HashMap<LogStream, Arc<Stream>>>,
+}
+
+impl Logs {
+    /// Keeps logs under this directory, which must exist.
+    pub fn open(root: &Path) -> Self {
+        Self { root: root.to_owned(), open: Mutex::default() }
+    }
+
+    /// Takes what a labor sent and returns the offset below which everything is kept. What is
+    /// known already is skipped; a hole that nobody marked is marked here.
+    pub(crate) async fn push(self: &Arc<Self>, stream: LogStream, push: Push) -> Result<u64, LogError> {
+        let logs = Arc::clone(self);
+        run_blocking(move || logs.write(&stream, &push)).await
+    }
+
+    fn write(&self, name: &LogStream, push: &Push) -> Result<u64, LogError> {
+        let path = self.path(name)?;
+        let error = |source| LogError::Io { path: path.clone(), source };
+        let stream = self.stream(name, &path)?;
+        let mut file = stream.file.lock();
+        let Extent { mut through, eof } = *stream.extent.borrow();
+        if eof {
+            return Ok(through);
+        }
+        let mark = |from: u64, to: u64| {
+            stream.gaps.lock().push((from, to - from));
+            append(&marker(&path, "gaps"), format!("{from} {}\n", to - from).as_bytes()).map_err(error)
+        };
+        if push.offset > through {
+            mark(through, push.offset)?;
+            through = push.offset;
+        }
+        let gap_end = push.offset.saturating_add(push.gap);
+        if push.gap > 0 && gap_end > through {
+            mark(through, gap_end)?;
+            through = gap_end;
+        }
+        let known = usize::try_from(through - push.offset).unwrap_or(usize::MAX);
+        if push.gap == 0 && known < push.data.len() {
+            let fresh = &push.data[known..];
+            let file = match &mut *file {
+                Some(file) => file,
+                empty => empty.insert(writable(&path).map_err(error)?),
+            };
+            file.seek(SeekFrom::Start(through)).map_err(error)?;
+            file.write_all(fresh).map_err(error)?;
+            through += fresh.len() as u64;
+        }
+        if push.eof {
+            append(&marker(&path, "end"), format!("{through}\n").as_bytes()).map_err(error)?;
+            *file = None;
+        }
+        stream.extent.send_replace(Extent { through, eof: push.eof });
+        drop(file);
+        if push.eof {
+            self.open.lock().remove(name);
+        }
+        Ok(through)
+    }
+
+    /// Ends the open streams of tasks whose labor is gone: no byte can follow.
+    pub(crate) async fn end(self: &Arc<Self>, gone: impl Fn(TaskId) -> bool) {
+        let names: Vec<LogStream> = self.open.lock().keys().filter(|name| gone(name.task)).cloned().collect();
+        for name in names {
+            let eof = Push { eof: true, ..Push::default() };
+            if let Err(error) = self.push(name, eof).await {
+                tracing::error!(%error, "the end of a log cannot be noted");
+            }
+        }
+    }
+
+    /// Reads a stream from an offset on, and follows it to its end. A stream that does not exist
+    /// yet is waited for.
+    ///
+    /// # Errors
+    /// [`LogError::BadName`], [`LogError::Io`].
+    pub async fn read(self: &Arc<Self>, stream: LogStream, from: u64) -> Result<LogReader, LogError> {
+        let path = self.path(&stream)?;
+        let logs = Arc::clone(self);
+        let source = {
+            let path = path.clone();
+            run_blocking(move || logs.stream(&stream, &path)).await?
+        };
+        let extent = source.extent.subscribe();
+        Ok(LogReader { path, source, extent, offset: from, file: None })
+    }
+
+    fn path(&self, stream: &LogStream) -> Result<PathBuf, LogError> {
+        if !LogStream::good_name(&stream.stream) {
+            return Err(LogError::BadName(stream.stream.chars().take(64).collect()));
+        }
+        Ok(self.root.join(stream.task.to_string()).join(format!("{}-{}", stream.attempt.0, stream.stream)))
+    }
+
+    /// The streams of a task that have bytes, by name.
+    pub fn streams(&self, task: TaskId) -> Vec<String> {
+        let entries = fs::read_dir(self.root.join(task.to_string())).into_iter().flatten().flatten();
+        let names = entries.filter_map(|e| e.file_name().into_string().ok());
+        let mut names: Vec<String> = names.filter(|n| n.starts_with(|c: char| c.is_ascii_digit())).collect();
+        names.sort();
+        names
+    }
+
+    fn stream(&self, name: &LogStream, path: &Path) -> Result<Arc<Stream>, LogError> {
+        let mut open = self.open.lock();
+        if let Some(stream) = open.get(name) {
+            return Ok(Arc::clone(stream));
+        }
+        let stream =
+            Arc::new(Stream::load(path).map_err(|source| LogError::Io { path: path.to_owned(), source })?);
+        if !stream.extent.borrow().eof {
+            open.insert(name.clone(), Arc::clone(&stream));
+        }
+        Ok(stream)
+    }
+}
+
+impl Stream {
+    fn load(path: &Path) -> io::Result<Self> {
+        let length = match fs::metadata(path) {
+            Ok(meta) => meta.len(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
+            Err(e) => return Err(e),
+        };
+        let gaps = numbers(&marker(path, "gaps"))?;
+        let gaps: Vec<(u64, u64)> = gaps.iter().filter_map(|n| Some((*n.first()?, *n.get(1)?))).collect();
+        let end = numbers(&marker(path, "end"))?.first().and_then(|n| n.first().copied());
+        let after_gap = gaps.iter().map(|(o, l)| o + l).max().unwrap_or(0);
+        let extent = Extent { through: end.unwrap_or(length.max(after_gap)), eof: end.is_some() };
+        Ok(Self { file: Mutex::default(), gaps: Mutex::new(gaps), extent: watch::Sender::new(extent) })
+    }
+}
+
+/// Beside the bytes: where gaps and the end are noted. Attempts start with a digit, so no
+/// stream has such a name.
+fn marker(path: &Path, what: &str) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{what}-{name}"))
+}
+
+fn writable(path: &Path) -> io::Result<File> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    OpenOptions::new().write(true).create(true).truncate(false).open(path)
+}
+
+fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    OpenOptions::new().append(true).create(true).open(path)?.write_all(bytes)
+}
+
+fn numbers(path: &Path) -> io::Result<Vec<Vec<u64>>> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(e) => return Err(e),
+    };
+    Ok(text.lines().map(|line| line.split(' ').filter_map(|n| n.parse().ok()).collect()).collect())
+}
+
+/// Files are read and written where blocking is allowed.
+async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
+) -> Result<T, LogError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(LogError::Io { path: PathBuf::new(), source: io::Error::other(error) }),
+    }
+}
+
+/// Follows one stream.
+pub struct LogReader {
+    path: PathBuf,
+    source: Arc<Stream>,
+    extent: watch::Receiver<Extent>,
+    offset: u64,
+    file: Option<File>,
+}
+
+impl LogReader {
+    /// The next piece; `None` at the end of the stream. Waits while the stream is open.
+    ///
+    /// # Errors
+    /// [`LogError::Io`].
+    pub async fn next(&mut self) -> Result<Option<LogPiece>, LogError> {
+        let from = self.offset;
+        let extent = match self.extent.wait_for(|e| e.through > from || e.eof).await {
+            Ok(extent) => *extent,
+            Err(_) => return Ok(None),
+        };
+        if extent.through <= from {
+            return Ok(None);
+        }
+        let gaps = self.source.gaps.lock().clone();
+        if let Some((start, length)) = gaps.iter().find(|(s, l)| *s <= from && from < s + l) {
+            self.offset = start + length;
+            return Ok(Some(LogPiece::Gap { offset: from, length: self.offset - from }));
+        }
+        let end = gaps.iter().map(|(s, _)| *s).filter(|s| *s > from).min().unwrap_or(extent.through);
+        let want = usize::try_from(end.min(extent.through) - from).unwrap_or(READ).min(READ);
+        let (path, file) = (self.path.clone(), self.file.take());
+        let (file, bytes) = run_blocking(move || {
+            let read = || {
+                let mut file = match file {
+                    Some(file) => file,
+                    None => File::open(&path)?,
+                };
+                file.seek(SeekFrom::Start(from))?;
+                let mut bytes = vec![0; want];
+                file.read_exact(&mut bytes)?;
+                Ok((file, bytes))
+            };
+            read().map_err(|source| LogError::Io { path: path.clone(), source })
+        })
+        .await?;
+        self.file = Some(file);
+        self.offset += bytes.len() as u64;
+        Ok(Some(LogPiece::Data { offset: from, bytes: bytes.into() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use overseer_protocol::Attempt;
+
+    use super::*;
+
+    fn stream() -> LogStream {
+        LogStream { task: TaskId(7), attempt: Attempt(1), stream: "log".into() }
+    }
+
+    fn data(offset: u64, text: &str) -> Push {
+        Push { offset, data: Bytes::from(text.to_owned()), ..Push::default() }
+    }
+
+    #[tokio::test]
+    async fn a_reader_gets_every_byte_once_whatever_is_sent_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = Arc::new(Logs::open(dir.path()));
+        let mut reader = logs.read(stream(), 0).await.unwrap();
+        assert_eq!(logs.push(stream(), data(0, "hello ")).await.unwrap(), 6);
+        assert_eq!(logs.push(stream(), data(0, "hello ")).await.unwrap(), 6);
+        assert_eq!(logs.push(stream(), data(3, "lo world")).await.unwrap(), 11);
+        let eof = Push { offset: 11, eof: true, ..Push::default() };
+        assert_eq!(logs.push(stream(), eof).await.unwrap(), 11);
+        let mut all = Vec::new();
+        while let Some(LogPiece::Data { offset, bytes }) = reader.next().await.unwrap() {
+            assert_eq!(offset, all.len() as u64);
+            all.extend_from_slice(&bytes);
+        }
+        assert_eq!(all, b"hello world");
+        // After a restart of the Overseer it is all there, with its end.
+        let again = Arc::new(Logs::open(dir.path()));
+        let mut reader = again.read(stream(), 6).await.unwrap();
+        let piece = reader.next().await.unwrap();
+        assert_eq!(piece, Some(LogPiece::Data { offset: 6, bytes: Bytes::from("world") }));
+        assert_eq!(reader.next().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn what_is_lost_is_a_marked_gap() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = Arc::new(Logs::open(dir.path()));
+        logs.push(stream(), data(0, "ab")).await.unwrap();
+        logs.push(stream(), Push { offset: 2, gap: 10, ..Push::default() }).await.unwrap();
+        logs.push(stream(), data(12, "cd")).await.unwrap();
+        logs.push(stream(), data(20, "ef")).await.unwrap();
+        logs.push(stream(), Push { offset: 22, eof: true, ..Push::default() }).await.unwrap();
+        let mut reader = logs.read(stream(), 0).await.unwrap();
+        let mut pieces = Vec::new();
+        while let Some(piece) = reader.next().await.unwrap() {
+            pieces.push(piece);
+        }
+        let piece = |offset, text: &str| LogPiece::Data { offset, bytes: Bytes::from(text.to_owned()) };
+        let gap = |offset, length| LogPiece::Gap { offset, length };
+        assert_eq!(pieces, [piece(0, "ab"), gap(2, 10), piece(12, "cd"), gap(14, 6), piece(20, "ef")]);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leaves_the_directory_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = Arc::new(Logs::open(dir.path()));
+        for name in ["", "../x", "a/b", ".hidden", &"x".repeat(65)] {
+            let stream = LogStream { stream: name.to_owned(), ..stream() };
+            assert!(matches!(logs.push(stream, data(0, "x")).await, Err(LogError::BadName(_))), "{name}");
+        }
+    }
+}

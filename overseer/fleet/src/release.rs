@@ -1,0 +1,113 @@
+//! What a fleet's labors run.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use overseer_protocol::ReleaseId;
+use overseer_release::{KeyError, PackError, Package, PackageError};
+pub use overseer_release::{Manifest, Mode, PublicKey, ReleaseBuilder, SigningKey};
+
+/// Why there is no release.
+#[derive(Debug, thiserror::Error)]
+pub enum ReleaseError {
+    /// The file is no release.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+    /// It could not be packed.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// No key to sign with.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// No room for the packed file.
+    #[error("no temporary directory for the release: {0}; make room or set TMPDIR")]
+    Temporary(std::io::Error),
+    /// No library of that name beside the program.
+    #[error("lib{name}.so is not beside {program}; build the crate {name} as a cdylib first (cargo build)")]
+    NoLibrary {
+        /// Crate name with underscores.
+        name: String,
+        /// The running program.
+        program: PathBuf,
+    },
+}
+
+/// A packed release, ready to be shipped. Cheap to clone.
+#[derive(Clone)]
+pub struct Release {
+    package: Arc<Package>,
+    /// The key that this process made to sign it with.
+    own_key: Option<String>,
+    /// Where it was packed to; removed with the last clone.
+    _directory: Option<Arc<tempfile::TempDir>>,
+}
+
+impl Release {
+    /// A release that `overseer release pack` has made.
+    ///
+    /// # Errors
+    /// [`ReleaseError::Package`].
+    pub fn open(path: &Path) -> Result<Self, ReleaseError> {
+        let package = Arc::new(Package::open(path)?);
+        Ok(Self { package, own_key: None, _directory: None })
+    }
+
+    /// Packs a release within this process and signs it with a key of its own, which the
+    /// labors of a fleet with this release trust.
+    ///
+    /// # Errors
+    /// Any [`ReleaseError`].
+    pub fn pack(builder: ReleaseBuilder) -> Result<Self, ReleaseError> {
+        let key = SigningKey::ephemeral()?;
+        let directory = tempfile::tempdir().map_err(ReleaseError::Temporary)?;
+        let path = directory.path().join("packed.release");
+        builder.sign(&key).write(&path)?;
+        let package = Arc::new(Package::open(&path)?);
+        let own_key = Some(key.public().to_text());
+        Ok(Self { package, own_key, _directory: Some(Arc::new(directory)) })
+    }
+
+    /// Packs the plugin library `lib<name>.so` that cargo has built beside this program, or
+    /// beside a test of its workspace.
+    ///
+    /// # Errors
+    /// Any [`ReleaseError`].
+    pub fn plugin_beside_program(name: &str, version: &str) -> Result<Self, ReleaseError> {
+        let library = library_beside_program(name)?;
+        Self::pack(ReleaseBuilder::plugin(&name.replace('_', "-"), version, library))
+    }
+
+    /// Its content address.
+    pub fn id(&self) -> ReleaseId {
+        self.package.id()
+    }
+
+    /// What it says of itself.
+    pub fn manifest(&self) -> &Manifest {
+        &self.package.index().manifest
+    }
+
+    pub(crate) fn own_key(&self) -> Option<String> {
+        self.own_key.clone()
+    }
+
+    pub(crate) fn package(&self) -> Arc<Package> {
+        Arc::clone(&self.package)
+    }
+}
+
+/// The path of `lib<name>.so`: in the program's directory or in `deps/` of it, where cargo puts
+/// the libraries of dependencies.
+///
+/// # Errors
+/// [`ReleaseError::NoLibrary`].
+pub fn library_beside_program(name: &str) -> Result<PathBuf, ReleaseError> {
+    let program = std::env::current_exe().unwrap_or_default();
+    let file = format!("lib{name}.so");
+    let directory = program.parent().unwrap_or(Path::new("."));
+    let places = [directory.join(&file), directory.join("deps").join(&file)];
+    // A test runs in deps/, an example in examples/.
+    let above = directory.parent().map(|d| [d.join("deps").join(&file), d.join(&file)]);
+    let found = places.into_iter().chain(above.into_iter().flatten()).find(|p| p.is_file());
+    found.ok_or_else(|| ReleaseError::NoLibrary { name: name.to_owned(), program })
+}

@@ -1,0 +1,323 @@
+//! One attachment of a labor: its open calls and what waits to be sent.
+
+mod lanes;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+pub(crate) use lanes::{LaneStream, Lanes};
+use overseer_protocol::proto::{self, Call, CallResult, Cancel, Order, call_result, order};
+use overseer_protocol::{Attempt, CallErrorCode, Cause, SessionId, TaskId};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tonic::Status;
+
+use crate::call::{CallError, CallOptions};
+use crate::core::Life;
+use crate::payload::{Kept, Payloads};
+
+/// Most calls that one session has open.
+pub(crate) const MAX_CALLS: usize = 8192;
+/// A plain call is tried once.
+pub(crate) const ONLY: Attempt = Attempt(1);
+/// How long after its deadlines a call's answer may still be on its way.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// What a labor answered: bytes, or a blob that holds them and goes with this.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Inline(Bytes),
+    Blob(Kept),
+}
+
+pub(crate) type Reply = oneshot::Sender<Result<Answer, CallError>>;
+
+struct Pending {
+    reply: Option<Reply>,
+    /// No answer can come after this.
+    expires: Option<Instant>,
+    waits: Duration,
+}
+
+/// What a call carries.
+pub(crate) enum Body {
+    Inline(Bytes),
+    Blob(String),
+}
+
+/// One attachment of a labor.
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) life: Life,
+    pub(crate) lanes: Arc<Lanes>,
+    pub(crate) task_prefix: u64,
+    /// Declared concurrency of the running release.
+    pub(crate) concurrency: AtomicU32,
+    /// Shared by all sessions of a labor, so that no call id comes twice.
+    next_call: Arc<AtomicU64>,
+    open_calls: AtomicUsize,
+    calls: Mutex<Calls>,
+}
+
+enum Calls {
+    Open(HashMap<u64, Pending>),
+    Closed(Cause),
+}
+
+impl Session {
+    pub(crate) fn new(id: SessionId, life: Life, task_prefix: u64, next_call: Arc<AtomicU64>) -> Self {
+        Self {
+            id,
+            life,
+            lanes: Arc::default(),
+            task_prefix,
+            concurrency: AtomicU32::new(1),
+            next_call,
+            open_calls: AtomicUsize::new(0),
+            calls: Mutex::new(Calls::Open(HashMap::new())),
+        }
+    }
+
+    /// Sends a control order.
+    pub(crate) fn order(&self, kind: order::Kind) {
+        self.lanes.control(Order { kind: Some(kind) });
+    }
+
+    /// Open calls for each place in the plugin, in thousandths: what "least loaded" compares.
+    pub(crate) fn load(&self) -> usize {
+        let places = self.concurrency.load(Ordering::Relaxed).max(1) as usize;
+        self.open_calls.load(Ordering::Relaxed) * 1000 / places
+    }
+
+    /// Sends a call; `reply` gets exactly one answer. `None`: a cast, without any answer.
+    ///
+    /// # Errors
+    /// Closed or full; nothing was sent.
+    pub(crate) fn begin(
+        &self,
+        method: &str,
+        body: Body,
+        options: CallOptions,
+        reply: Option<Reply>,
+    ) -> Result<u64, CallError> {
+        let id = self.next_call.fetch_add(1, Ordering::Relaxed);
+        let cast = reply.is_none();
+        if let Some(reply) = reply {
+            let expires = options.run.map(|run| options.queue.saturating_add(run).saturating_add(MARGIN));
+            let pending = Pending {
+                reply: Some(reply),
+                expires: expires.and_then(|e| Instant::now().checked_add(e)),
+                waits: expires.unwrap_or_default(),
+            };
+            match &mut *self.calls.lock() {
+                Calls::Open(open) if open.len() < MAX_CALLS => {
+                    open.insert(id, pending);
+                    self.open_calls.store(open.len(), Ordering::Relaxed);
+                }
+                Calls::Open(_) => {
+                    return Err(CallError::Overloaded { labor: self.life.labor, limit: MAX_CALLS });
+                }
+                Calls::Closed(cause) => return Err(self.lost(cause.clone())),
+            }
+        } else if let Calls::Closed(cause) = &*self.calls.lock() {
+            return Err(self.lost(cause.clone()));
+        }
+        let (payload, payload_blob) = match body {
+            Body::Inline(bytes) => (bytes, String::new()),
+            Body::Blob(digest) => (Bytes::new(), digest),
+        };
+        let size = payload.len() + method.len() + 64;
+        let call = Call {
+            id,
+            method: method.to_owned(),
+            payload,
+            payload_blob,
+            queue_ms: millis(options.queue),
+            run_ms: options.run.map_or(0, millis),
+            task: Bytes::new(),
+            attempt: ONLY.0,
+            cast,
+        };
+        self.lanes.data(size, Order { kind: Some(order::Kind::Call(call)) });
+        Ok(id)
+    }
+
+    /// Whose logs a call writes.
+    pub(crate) fn task_of(&self, call: u64) -> TaskId {
+        TaskId::of_call(self.task_prefix, call)
+    }
+
+    /// The caller is gone: the plugin is told, and the answer is not waited for.
+    pub(crate) fn abandon(&self, call: u64) {
+        if self.take(call).is_some() && !self.lanes.withdraw(call) {
+            self.order(order::Kind::Cancel(Cancel { id: call }));
+        }
+    }
+
+    /// The caller wants the plugin to stop; the answer is still waited for.
+    pub(crate) fn cancel(&self, call: u64) {
+        if !self.lanes.withdraw(call) {
+            self.order(order::Kind::Cancel(Cancel { id: call }));
+        } else if let Some(reply) = self.take(call) {
+            let message = "cancelled before it ran".to_owned();
+            let _ =
+                reply.send(Err(CallError::Answered { code: CallErrorCode::Cancelled, message, cause: None }));
+        }
+    }
+
+    /// An answer came. One that nobody waits for is dropped.
+    pub(crate) fn finish(&self, result: CallResult, payloads: &Arc<Payloads>) {
+        let answer = match result.outcome {
+            Some(call_result::Outcome::Ok(bytes)) => Ok(Answer::Inline(bytes)),
+            Some(call_result::Outcome::OkBlob(digest)) => match payloads.accept(&digest) {
+                Some(kept) => Ok(Answer::Blob(kept)),
+                None => Err(CallError::Blobs("the labor announced a result that it has not sent".into())),
+            },
+            Some(call_result::Outcome::Failure(failure)) => Err(answered(failure)),
+            None => {
+                Err(CallError::Codec { what: "result", reason: "the labor sent an empty outcome".into() })
+            }
+        };
+        if let Some(reply) = self.take(result.id) {
+            let _ = reply.send(answer);
+        }
+    }
+
+    fn take(&self, call: u64) -> Option<Reply> {
+        match &mut *self.calls.lock() {
+            Calls::Open(open) => {
+                let pending = open.remove(&call);
+                self.open_calls.store(open.len(), Ordering::Relaxed);
+                pending.and_then(|p| p.reply)
+            }
+            Calls::Closed(_) => None,
+        }
+    }
+
+    /// Ends the session: every open call fails now, and the stream ends with `status`.
+    pub(crate) fn close(&self, cause: Cause, status: Option<Status>) {
+        let open = match &mut *self.calls.lock() {
+            Calls::Closed(_) => HashMap::new(),
+            calls => match std::mem::replace(calls, Calls::Closed(cause.clone())) {
+                Calls::Open(open) => open,
+                Calls::Closed(_) => HashMap::new(),
+            },
+        };
+        self.open_calls.store(0, Ordering::Relaxed);
+        self.lanes.close(status);
+        for pending in open.into_values() {
+            if let Some(reply) = pending.reply {
+                let _ = reply.send(Err(self.lost(cause.clone())));
+            }
+        }
+    }
+
+    /// Fails the calls that should have been answered long ago: a labor that breaks its word
+    /// on deadlines leaves no caller waiting.
+    pub(crate) fn sweep(&self, now: Instant) {
+        let late: Vec<(u64, Duration)> = match &*self.calls.lock() {
+            Calls::Open(open) => {
+                let late = open.iter().filter(|(_, p)| p.expires.is_some_and(|e| e <= now));
+                late.map(|(id, p)| (*id, p.waits)).collect()
+            }
+            Calls::Closed(_) => Vec::new(),
+        };
+        for (id, after) in late {
+            if let Some(reply) = self.take(id) {
+                self.cancel(id);
+                let _ = reply.send(Err(CallError::NoAnswer { after }));
+            }
+        }
+    }
+
+    fn lost(&self, cause: Cause) -> CallError {
+        CallError::LaborLost { labor: self.life.labor, cause }
+    }
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX).max(1)
+}
+
+fn answered(failure: proto::CallFailure) -> CallError {
+    CallError::Answered {
+        code: CallErrorCode::from_wire(failure.code),
+        message: failure.message,
+        cause: (!failure.cause.is_empty()).then(|| Cause::from_bytes(&failure.cause)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use overseer_protocol::{Generation, LaborId};
+
+    use super::*;
+
+    fn session() -> Session {
+        let life = Life { labor: LaborId::new(1, 1), generation: Generation::FIRST };
+        Session::new(SessionId(1), life, 7, Arc::default())
+    }
+
+    fn call(session: &Session) -> (u64, oneshot::Receiver<Result<Answer, CallError>>) {
+        let (reply, answer) = oneshot::channel();
+        let body = Body::Inline(Bytes::new());
+        (session.begin("m", body, CallOptions::default(), Some(reply)).unwrap(), answer)
+    }
+
+    #[tokio::test]
+    async fn each_call_is_answered_once_also_when_the_session_closes() {
+        let directory = tempfile::tempdir().unwrap();
+        let payloads = Arc::new(Payloads::open(directory.path()).await.unwrap());
+        let session = session();
+        let (one, mut answer) = call(&session);
+        let (_, mut lost) = call(&session);
+        let result = CallResult { id: one, outcome: Some(call_result::Outcome::Ok(Bytes::from("x"))) };
+        session.finish(result.clone(), &payloads);
+        session.finish(result, &payloads);
+        assert!(matches!(answer.try_recv().unwrap(), Ok(Answer::Inline(b)) if b == "x"));
+        session.close(Cause::ConnectionLost, None);
+        session.close(Cause::Asked, None);
+        let lost = lost.try_recv().unwrap();
+        assert!(matches!(lost, Err(CallError::LaborLost { cause: Cause::ConnectionLost, .. })), "{lost:?}");
+        let body = Body::Inline(Bytes::new());
+        let (reply, _answer) = oneshot::channel();
+        assert!(session.begin("m", body, CallOptions::default(), Some(reply)).is_err());
+    }
+
+    #[test]
+    fn a_call_that_is_given_up_before_it_goes_never_goes() {
+        let session = session();
+        let (dropped, _) = call(&session);
+        let (cancelled, mut answer) = call(&session);
+        session.abandon(dropped);
+        session.cancel(cancelled);
+        let answer = answer.try_recv().unwrap();
+        let Err(CallError::Answered { code, .. }) = answer else { panic!("{answer:?}") };
+        assert_eq!(code, CallErrorCode::Cancelled);
+        assert!(!session.lanes.withdraw(dropped) && !session.lanes.withdraw(cancelled));
+    }
+
+    #[test]
+    fn a_session_takes_no_more_calls_than_its_bound() {
+        let session = session();
+        let answers: Vec<_> = (0..MAX_CALLS).map(|_| call(&session)).collect();
+        let (reply, _answer) = oneshot::channel();
+        let refused = session.begin("m", Body::Inline(Bytes::new()), CallOptions::default(), Some(reply));
+        assert!(matches!(refused, Err(CallError::Overloaded { .. })));
+        session.abandon(answers[0].0);
+        call(&session);
+    }
+
+    #[test]
+    fn a_labor_that_never_answers_leaves_no_caller_waiting() {
+        let session = session();
+        let (_, mut answer) = call(&session);
+        session.sweep(Instant::now());
+        assert!(answer.try_recv().is_err());
+        session.sweep(Instant::now() + Duration::from_secs(3600));
+        assert!(matches!(answer.try_recv().unwrap(), Err(CallError::NoAnswer { .. })));
+    }
+}

@@ -1,0 +1,178 @@
+//! The form of the file: tables, and how entries, changes and the counters are written as bytes.
+
+use ::redb::{ReadOnlyTable, ReadTransaction, Table, TableDefinition, WriteTransaction};
+use bytes::Bytes;
+
+use crate::store::{Change, Entry, LeaseId, Revision};
+
+/// Form of the tables below; a file of a larger one is refused.
+pub(super) const SCHEMA: u64 = 1;
+
+/// key → revision, lease (0 for none), value.
+pub(super) const DATA: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("data");
+/// `schema` → u64; `state` → [`State`].
+pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+/// lease → time to live in milliseconds.
+pub(super) const LEASES: TableDefinition<'_, u64, u64> = TableDefinition::new("leases");
+/// Which keys end with a lease.
+pub(super) const LEASE_KEYS: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("lease_keys");
+/// (revision, index in the transaction) → change.
+pub(super) const LOG: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("log");
+
+const SCHEMA_ROW: &str = "schema";
+const STATE_ROW: &str = "state";
+
+/// The counters of a store. Written with every commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct State {
+    /// Of the last committed transaction.
+    pub(super) revision: u64,
+    /// The last lease that was granted.
+    pub(super) lease: u64,
+    /// The log holds nothing up to this revision.
+    pub(super) compacted: u64,
+    /// Changes in the log.
+    pub(super) log_changes: u64,
+    /// Bytes in the log.
+    pub(super) log_bytes: u64,
+    /// Grows with each commit of the file: tells after a failed one whether it took place.
+    pub(super) commit: u64,
+}
+
+impl State {
+    fn to_bytes(self) -> [u8; 48] {
+        let fields =
+            [self.revision, self.lease, self.compacted, self.log_changes, self.log_bytes, self.commit];
+        let mut bytes = [0; 48];
+        for (place, field) in bytes.chunks_exact_mut(8).zip(fields) {
+            place.copy_from_slice(&field.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut fields = [0; 6];
+        if bytes.len() != 48 {
+            return None;
+        }
+        for (field, place) in fields.iter_mut().zip(bytes.chunks_exact(8)) {
+            *field = number(place)?;
+        }
+        let [revision, lease, compacted, log_changes, log_bytes, commit] = fields;
+        Some(Self { revision, lease, compacted, log_changes, log_bytes, commit })
+    }
+}
+
+/// All tables, open for writing.
+pub(super) struct Tables<'t> {
+    pub(super) data: Table<'t, &'static str, &'static [u8]>,
+    pub(super) leases: Table<'t, u64, u64>,
+    pub(super) lease_keys: Table<'t, (u64, &'static str), ()>,
+    pub(super) log: Table<'t, (u64, u32), &'static [u8]>,
+    meta: Table<'t, &'static str, &'static [u8]>,
+}
+
+impl<'t> Tables<'t> {
+    /// Makes those that are missing.
+    pub(super) fn open(write: &'t WriteTransaction) -> Result<Self, ::redb::Error> {
+        Ok(Self {
+            data: write.open_table(DATA)?,
+            leases: write.open_table(LEASES)?,
+            lease_keys: write.open_table(LEASE_KEYS)?,
+            log: write.open_table(LOG)?,
+            meta: write.open_table(META)?,
+        })
+    }
+
+    pub(super) fn set_schema(&mut self, schema: u64) -> Result<(), ::redb::Error> {
+        self.meta.insert(SCHEMA_ROW, schema.to_le_bytes().as_slice())?;
+        Ok(())
+    }
+
+    pub(super) fn set_state(&mut self, state: State) -> Result<(), ::redb::Error> {
+        self.meta.insert(STATE_ROW, state.to_bytes().as_slice())?;
+        Ok(())
+    }
+}
+
+/// The schema that the file was written with, where it is one of ours.
+pub(super) fn read_schema(read: &ReadTransaction) -> Result<u64, ::redb::Error> {
+    let meta = read.open_table(META)?;
+    let schema = meta.get(SCHEMA_ROW)?.and_then(|row| number(row.value()));
+    schema.ok_or_else(|| damaged("it holds no schema number"))
+}
+
+pub(super) fn read_state(read: &ReadTransaction) -> Result<State, ::redb::Error> {
+    let meta = read.open_table(META)?;
+    let state = meta.get(STATE_ROW)?.and_then(|row| State::from_bytes(row.value()));
+    state.ok_or_else(|| damaged("its counters cannot be read"))
+}
+
+pub(super) fn read_data(
+    read: &ReadTransaction,
+) -> Result<ReadOnlyTable<&'static str, &'static [u8]>, ::redb::Error> {
+    Ok(read.open_table(DATA)?)
+}
+
+pub(super) fn damaged(reason: &str) -> ::redb::Error {
+    ::redb::Error::Corrupted(reason.to_owned())
+}
+
+pub(super) fn encode_entry(revision: u64, lease: Option<LeaseId>, value: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(16 + value.len());
+    bytes.extend_from_slice(&revision.to_le_bytes());
+    bytes.extend_from_slice(&lease.map_or(0, |l| l.0).to_le_bytes());
+    bytes.extend_from_slice(value);
+    bytes
+}
+
+/// Revision and lease of a stored entry.
+pub(super) fn entry_head(bytes: &[u8]) -> Result<(Revision, Option<LeaseId>), ::redb::Error> {
+    let head = bytes.split_at_checked(16).and_then(|(head, _)| {
+        let (revision, lease) = head.split_at(8);
+        Some((number(revision)?, number(lease)?))
+    });
+    let (revision, lease) = head.ok_or_else(|| damaged("an entry is too short"))?;
+    Ok((Revision(revision), (lease != 0).then_some(LeaseId(lease))))
+}
+
+pub(super) fn decode_entry(key: &str, bytes: &[u8]) -> Result<Entry, ::redb::Error> {
+    let (revision, lease) = entry_head(bytes)?;
+    Ok(Entry { key: key.to_owned(), value: Bytes::copy_from_slice(&bytes[16..]), revision, lease })
+}
+
+/// A change as the log keeps it: the key's length, the key, and the entry where the key was set.
+pub(super) fn encode_change(key: &str, entry: Option<&[u8]>) -> Vec<u8> {
+    let entry_len = entry.map_or(0, <[u8]>::len);
+    let mut bytes = Vec::with_capacity(2 + key.len() + entry_len);
+    // A key has at most 512 bytes.
+    bytes.extend_from_slice(&(key.len() as u16).to_le_bytes());
+    bytes.extend_from_slice(key.as_bytes());
+    bytes.extend_from_slice(entry.unwrap_or_default());
+    bytes
+}
+
+/// The change, if its key starts with `prefix`.
+pub(super) fn decode_change(
+    revision: u64,
+    bytes: &[u8],
+    prefix: &str,
+) -> Result<Option<Change>, ::redb::Error> {
+    let parts = bytes.split_at_checked(2).and_then(|(len, rest)| {
+        let len = u16::from_le_bytes(len.try_into().ok()?);
+        let (key, entry) = rest.split_at_checked(usize::from(len))?;
+        Some((std::str::from_utf8(key).ok()?, entry))
+    });
+    let (key, entry) = parts.ok_or_else(|| damaged("a change in the log cannot be read"))?;
+    if !key.starts_with(prefix) {
+        return Ok(None);
+    }
+    Ok(Some(match entry {
+        [] => Change::Deleted(key.to_owned(), Revision(revision)),
+        entry => Change::Put(decode_entry(key, entry)?),
+    }))
+}
+
+fn number(bytes: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.try_into().ok()?))
+}

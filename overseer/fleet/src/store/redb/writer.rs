@@ -1,0 +1,247 @@
+//! The one thread that changes the file. It takes all that waits, applies each request with its
+//! own compares in order, commits once, and then answers everyone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Shared;
+use super::apply::{self, Applied, LogBounds};
+use super::leases::Leases;
+use super::queue::{Queue, Queued, Request, Work};
+use super::tables::{State, Tables};
+use crate::store::{Clock, LeaseId, Outcome, StoreError};
+
+/// How long the writer waits before it tries a failed disk again when nobody asks.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The state of the writer's thread.
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) bounds: LogBounds,
+    pub(super) state: State,
+    pub(super) leases: Leases,
+    /// The last turn could not write.
+    pub(super) troubled: bool,
+}
+
+/// A group that is in the file.
+struct Written {
+    state: State,
+    /// One for each request, in order.
+    verdicts: Vec<Verdict>,
+    ended: Vec<LeaseId>,
+}
+
+#[derive(Debug, Clone)]
+enum Verdict {
+    Transacted(Result<Outcome, StoreError>),
+    Granted(LeaseId),
+    Done,
+}
+
+enum Failure {
+    /// The file was not touched: readers go on.
+    Refused(StoreError),
+    /// Before anything could become durable.
+    Before(StoreError),
+    /// While committing: the group may or may not be in the file.
+    During(StoreError, Box<Written>),
+}
+
+/// Answers what waits when the thread ends, be it by a panic.
+struct Last(Arc<Queue>);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
+impl Writer {
+    /// Runs until the queue closes.
+    pub(super) fn run(mut self) {
+        let _last = Last(self.queue.clone());
+        loop {
+            match self.queue.take(self.patience()) {
+                Work::Close => return,
+                Work::Group(group) => self.turn(group),
+            }
+        }
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        if self.troubled {
+            return Some(RETRY);
+        }
+        self.leases.next_deadline().map(|deadline| deadline.saturating_sub(self.clock.now()))
+    }
+
+    fn turn(&mut self, group: Vec<Queued>) {
+        // Their room is given back at the end, when they are answered.
+        let (requests, _room): (Vec<_>, Vec<_>) = group.into_iter().map(|q| (q.request, q.room)).unzip();
+        let requests = self.keep_alive(requests);
+        let over = self.leases.over(self.clock.now());
+        if requests.is_empty() && over.is_empty() && !self.troubled {
+            return;
+        }
+        let bytes = requests.iter().map(|r| 512 + r.bytes() as u64).sum();
+        let written = self
+            .ensure_open()
+            .and_then(|()| self.shared.place.check_room(bytes))
+            .map_err(Failure::Refused)
+            .and_then(|()| self.write(&requests, &over))
+            .or_else(|failure| self.recover(failure));
+        self.troubled = written.is_err();
+        match written {
+            Ok(written) => self.succeed(requests, written),
+            // Leases that ran out have ended for everyone; their keys go when the disk works.
+            Err(error) => requests.into_iter().for_each(|r| r.refuse(error.clone())),
+        }
+    }
+
+    /// Prolonging a lease is a matter of memory: after a restart all of them start anew.
+    fn keep_alive(&mut self, requests: Vec<Request>) -> Vec<Request> {
+        let mut rest = Vec::with_capacity(requests.len());
+        for request in requests {
+            match request {
+                Request::KeepAlive(lease, at, answer) => {
+                    let kept = self.leases.keep_alive(lease, at);
+                    let _ = answer.send(if kept { Ok(()) } else { Err(StoreError::NoLease(lease)) });
+                }
+                other => rest.push(other),
+            }
+        }
+        rest
+    }
+
+    fn write(&self, requests: &[Request], over: &[LeaseId]) -> Result<Written, Failure> {
+        let fault = |error: ::redb::Error| self.shared.place.fault(error);
+        let before = |error: ::redb::Error| Failure::Before(fault(error));
+        let database = self.shared.database.read();
+        let database = database.as_ref().map_err(|error| Failure::Refused(error.clone()))?;
+        let write = database.begin_write().map_err(|error| before(error.into()))?;
+        let mut tables = Tables::open(&write).map_err(before)?;
+        let mut written =
+            Written { state: self.state, verdicts: Vec::with_capacity(requests.len()), ended: Vec::new() };
+        for request in requests {
+            let verdict = self.apply(&mut tables, request, &mut written).map_err(before)?;
+            written.verdicts.push(verdict);
+        }
+        for lease in over {
+            apply::end_lease(&mut tables, &mut written.state, *lease).map_err(before)?;
+            written.ended.push(*lease);
+        }
+        if written.state == self.state && written.ended.is_empty() {
+            // Conflicts only: dropping the transaction aborts it.
+            return Ok(written);
+        }
+        apply::compact(&mut tables, &mut written.state, self.bounds).map_err(before)?;
+        written.state.commit += 1;
+        tables.set_state(written.state).map_err(before)?;
+        drop(tables);
+        match write.commit() {
+            Ok(()) => Ok(written),
+            Err(error) => Err(Failure::During(fault(error.into()), Box::new(written))),
+        }
+    }
+
+    fn apply(
+        &self,
+        tables: &mut Tables<'_>,
+        request: &Request,
+        group: &mut Written,
+    ) -> Result<Verdict, ::redb::Error> {
+        match request {
+            Request::Transact(transaction, _) => {
+                let now = self.clock.now();
+                let runs = |lease| self.leases.runs(lease, now) && !group.ended.contains(&lease);
+                let applied = apply::transaction(tables, &mut group.state, transaction, runs)?;
+                Ok(Verdict::Transacted(match applied {
+                    Applied::Written(revision) => Ok(Outcome::Committed(revision)),
+                    Applied::Conflict(index) => Ok(Outcome::Conflict(index)),
+                    Applied::NoLease(lease) => Err(StoreError::NoLease(lease)),
+                }))
+            }
+            Request::Grant(ttl, _) => {
+                group.state.lease += 1;
+                // A lease of more than half a billion years is for ever.
+                let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+                tables.leases.insert(group.state.lease, millis)?;
+                Ok(Verdict::Granted(LeaseId(group.state.lease)))
+            }
+            Request::Revoke(lease, _) => {
+                apply::end_lease(tables, &mut group.state, *lease)?;
+                group.ended.push(*lease);
+                Ok(Verdict::Done)
+            }
+            Request::KeepAlive(..) => Ok(Verdict::Done),
+        }
+    }
+
+    fn succeed(&mut self, requests: Vec<Request>, written: Written) {
+        self.state = written.state;
+        for lease in &written.ended {
+            self.leases.end(*lease);
+        }
+        let now = self.clock.now();
+        // Watches learn of a change no later than the one who made it.
+        self.shared.publish(written.state.revision);
+        for (request, verdict) in requests.into_iter().zip(written.verdicts) {
+            // A caller that has gone needs no answer.
+            match (request, verdict) {
+                (Request::Transact(_, answer), Verdict::Transacted(outcome)) => {
+                    let _ = answer.send(outcome);
+                }
+                (Request::Grant(ttl, answer), Verdict::Granted(lease)) => {
+                    self.leases.start(lease, ttl, now);
+                    let _ = answer.send(Ok(lease));
+                }
+                (Request::Revoke(_, answer) | Request::KeepAlive(_, _, answer), _) => {
+                    let _ = answer.send(Ok(()));
+                }
+                (request, _) => request.refuse(StoreError::Closed),
+            }
+        }
+    }
+
+    /// After a fault the file is closed and opened again, for redb takes nothing more and only
+    /// the file knows whether a commit took place.
+    fn recover(&mut self, failure: Failure) -> Result<Written, StoreError> {
+        let (error, written) = match failure {
+            Failure::Refused(error) => return Err(error),
+            Failure::Before(error) => (error, None),
+            Failure::During(error, written) => (error, Some(written)),
+        };
+        tracing::error!(%error, "the store's file failed; it is opened again");
+        *self.shared.database.write() = Err(error.clone());
+        match (self.ensure_open(), written) {
+            (Ok(()), Some(written)) if self.state.commit == written.state.commit => Ok(*written),
+            (Ok(()), _) | (Err(_), None) => Err(error),
+            (Err(again), Some(_)) => Err(StoreError::Uncertain {
+                path: self.shared.place.name(),
+                reason: format!("{error}; {again}"),
+            }),
+        }
+    }
+
+    /// Opens the file again if it was closed after a fault.
+    fn ensure_open(&mut self) -> Result<(), StoreError> {
+        if self.shared.database.read().is_ok() {
+            return Ok(());
+        }
+        match self.shared.place.reopen() {
+            Ok(opened) => {
+                self.state = opened.state;
+                *self.shared.database.write() = Ok(opened.database);
+                self.shared.publish(self.state.revision);
+                Ok(())
+            }
+            Err(error) => {
+                *self.shared.database.write() = Err(error.clone());
+                Err(error)
+            }
+        }
+    }
+}

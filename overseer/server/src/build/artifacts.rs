@@ -1,0 +1,197 @@
+//! Artifacts on their way into the output directory.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path, PathBuf};
+
+use overseer::blobs::{BlobError, Blobs};
+use overseer_builder::api::Artifact;
+use tempfile::NamedTempFile;
+use tokio::io::AsyncWriteExt;
+
+use super::event::{JobResult, SavedArtifact};
+
+/// Digests of all artifacts of the last build, as `b3sum --check` reads them.
+const SUMS: &str = "B3SUMS";
+
+/// Why an artifact is not in the output directory.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ArtifactError {
+    /// A labor sent a path that leads elsewhere.
+    #[error("the artifact path {0:?} is not within its job; the labor is not to be trusted")]
+    Path(String),
+    /// The disk.
+    #[error("{}: {source}; check space and permissions there, or choose another --out", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    /// The bytes are not there.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// The labor said another size.
+    #[error("artifact {path} has {got} bytes, not {wanted}; build again")]
+    Size { path: String, got: u64, wanted: u64 },
+}
+
+/// The directory that artifacts are copied to: `OUT/JOB/PATH`.
+#[derive(Debug, Clone)]
+pub(super) struct OutDirectory(pub(super) PathBuf);
+
+impl OutDirectory {
+    /// Copies the artifacts of a job; each is there as a whole or not at all.
+    ///
+    /// # Errors
+    /// Any [`ArtifactError`]; those before it are there.
+    pub(super) async fn save(
+        &self,
+        job: &str,
+        artifacts: &[Artifact],
+        blobs: &dyn Blobs,
+    ) -> Result<Vec<SavedArtifact>, ArtifactError> {
+        let mut saved = Vec::with_capacity(artifacts.len());
+        if !artifacts.is_empty() {
+            self.make()?;
+        }
+        for artifact in artifacts {
+            let relative =
+                within(&artifact.path).ok_or_else(|| ArtifactError::Path(artifact.path.clone()))?;
+            let file = self.0.join(directory_name(job)).join(relative);
+            copy(artifact, &file, blobs).await?;
+            saved.push(SavedArtifact {
+                path: artifact.path.clone(),
+                file: file.display().to_string(),
+                size: artifact.size,
+                digest: artifact.digest.clone(),
+                mode: format!("{:04o}", mode(artifact)),
+            });
+        }
+        Ok(saved)
+    }
+
+    /// Writes the digests of a build's artifacts beside them.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`].
+    pub(super) fn write_sums(&self, results: &[JobResult]) -> Result<(), ArtifactError> {
+        let all = results.iter().flat_map(|result| {
+            let job = directory_name(&result.job);
+            result.artifacts.iter().map(move |a| format!("{}  {job}/{}\n", a.digest, a.path))
+        });
+        let text: String = all.collect();
+        if text.is_empty() {
+            return Ok(());
+        }
+        let path = self.0.join(SUMS);
+        let write = || {
+            let mut new = NamedTempFile::new_in(&self.0)?;
+            io::Write::write_all(&mut new, text.as_bytes())?;
+            new.as_file().set_permissions(Permissions::from_mode(0o644))?;
+            new.persist(&path).map_err(|e| e.error).map(drop)
+        };
+        write().map_err(|source| ArtifactError::Io { path: path.clone(), source })
+    }
+
+    /// A new one is ignored by git: a build does not make the work tree dirty.
+    fn make(&self) -> Result<(), ArtifactError> {
+        let make = || {
+            if self.0.is_dir() {
+                return Ok(());
+            }
+            fs::create_dir_all(&self.0)?;
+            fs::write(self.0.join(".gitignore"), "*\n")
+        };
+        make().map_err(|source| ArtifactError::Io { path: self.0.clone(), source })
+    }
+}
+
+/// A job's name as that of a directory.
+fn directory_name(job: &str) -> String {
+    let name = job.replace(['/', '\0'], "_");
+    if name.starts_with('.') || name.is_empty() { format!("_{name}") } else { name }
+}
+
+/// The path, if it stays within.
+fn within(path: &str) -> Option<&Path> {
+    let path = Path::new(path);
+    let good = path.components().all(|part| matches!(part, Component::Normal(_)));
+    (good && path.components().next().is_some()).then_some(path)
+}
+
+fn mode(artifact: &Artifact) -> u32 {
+    if artifact.mode & 0o111 == 0 { 0o644 } else { 0o755 }
+}
+
+async fn copy(artifact: &Artifact, to: &Path, blobs: &dyn Blobs) -> Result<(), ArtifactError> {
+    let failed = |source| ArtifactError::Io { path: to.to_owned(), source };
+    let directory = to.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(directory).map_err(failed)?;
+    let (_, mut reader) = blobs.get(&artifact.digest).await?;
+    let new = NamedTempFile::new_in(directory).map_err(failed)?;
+    let mut file = tokio::fs::File::from_std(new.reopen().map_err(failed)?);
+    file.set_max_buf_size(256 * 1024);
+    let got = tokio::io::copy(&mut tokio::io::BufReader::with_capacity(256 * 1024, &mut reader), &mut file)
+        .await
+        .map_err(failed)?;
+    file.flush().await.map_err(failed)?;
+    if got != artifact.size {
+        return Err(ArtifactError::Size { path: artifact.path.clone(), got, wanted: artifact.size });
+    }
+    new.as_file().set_permissions(Permissions::from_mode(mode(artifact))).map_err(failed)?;
+    new.persist(to).map_err(|e| failed(e.error))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use overseer::blobs::DirectoryBlobs;
+
+    use super::*;
+
+    async fn blob(blobs: &DirectoryBlobs, text: &str, path: &str, mode: u32) -> Artifact {
+        let bytes = std::io::Cursor::new(text.as_bytes().to_vec());
+        let info = blobs.put(Box::pin(bytes), 1000).await.unwrap();
+        Artifact { path: path.into(), digest: info.digest, size: info.size, mode }
+    }
+
+    #[tokio::test]
+    async fn artifacts_arrive_with_their_mode_and_leave_nothing_beside_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = DirectoryBlobs::open(dir.path().join("blobs")).unwrap();
+        let out = OutDirectory(dir.path().join("out"));
+        let tool = blob(&blobs, "#!", "bin/tool", 0o755).await;
+        let saved = out.save("build (os=a/b)", std::slice::from_ref(&tool), &blobs).await.unwrap();
+        let path = dir.path().join("out/build (os=a_b)/bin/tool");
+        assert_eq!(fs::read(&path).unwrap(), b"#!");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o755);
+        assert_eq!(saved[0].mode, "0755");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        // A second build replaces it.
+        let newer = blob(&blobs, "new", "bin/tool", 0o644).await;
+        out.save("build (os=a/b)", &[newer], &blobs).await.unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::read_to_string(dir.path().join("out/.gitignore")).unwrap(), "*\n");
+    }
+
+    #[tokio::test]
+    async fn a_path_that_leads_out_is_refused_and_nothing_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = DirectoryBlobs::open(dir.path().join("blobs")).unwrap();
+        let out = OutDirectory(dir.path().join("a/b/out"));
+        for bad in ["../x", "/etc/x", "a/../../x", "", "./x", ".."] {
+            let artifact = blob(&blobs, "x", bad, 0o644).await;
+            let error = out.save("job", &[artifact], &blobs).await.unwrap_err();
+            assert!(matches!(error, ArtifactError::Path(_)), "{bad}: {error}");
+        }
+        assert!(!dir.path().join("a/b/x").exists() && !dir.path().join("a/b/out/x").exists());
+        assert_eq!(directory_name(".."), "_..");
+    }
+
+    #[tokio::test]
+    async fn a_missing_blob_leaves_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = DirectoryBlobs::open(dir.path().join("blobs")).unwrap();
+        let out = OutDirectory(dir.path().join("out"));
+        let gone = Artifact { path: "x".into(), digest: "0".repeat(64), size: 1, mode: 0o644 };
+        assert!(matches!(out.save("job", &[gone], &blobs).await, Err(ArtifactError::Blob(_))));
+        assert!(!dir.path().join("out/job/x").exists());
+    }
+}

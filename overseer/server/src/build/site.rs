@@ -1,0 +1,123 @@
+//! The machinery of one build: an embedded Overseer with labors on this machine.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use overseer::local::Local;
+use overseer::{ControlPlane, Deadlines, Fleet, Restart};
+
+use super::builder_release;
+use crate::failure::Failure;
+
+/// How long a labor's plugin may take to stop. What it runs has been cancelled before.
+const STOP: Duration = Duration::from_secs(2);
+/// How long all of it may take to stop.
+const STOP_ALL: Duration = Duration::from_secs(10);
+
+/// Variables of the user that tools need to find their stores and the network. The agents hand
+/// on only the commonest by themselves, and the builder gives these to the steps.
+const HANDED_ON: [&str; 29] = [
+    "ALL_PROXY",
+    "CARGO_HOME",
+    "CURL_CA_BUNDLE",
+    "GIT_SSH",
+    "GIT_SSH_COMMAND",
+    "GIT_SSL_CAINFO",
+    "GOMODCACHE",
+    "GOPATH",
+    "GOPROXY",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "LC_ALL",
+    "LOGNAME",
+    "MIX_HOME",
+    "NIX_SSL_CERT_FILE",
+    "NODE_EXTRA_CA_CERTS",
+    "NO_PROXY",
+    "NPM_CONFIG_REGISTRY",
+    "PIP_CERT",
+    "PIP_INDEX_URL",
+    "REQUESTS_CA_BUNDLE",
+    "RUSTUP_HOME",
+    "SSH_AUTH_SOCK",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "all_proxy",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+];
+
+/// An Overseer and its fleet of builders.
+pub(super) struct Site {
+    pub(super) plane: ControlPlane,
+    pub(super) fleet: Fleet,
+}
+
+impl Site {
+    /// Starts an Overseer, without any labor yet.
+    ///
+    /// # Errors
+    /// No release, no room, no socket.
+    pub(super) async fn start(nodes: usize, cache: &Path) -> Result<Self, Failure> {
+        let cache = cache.to_owned();
+        let release = tokio::task::spawn_blocking(move || builder_release::pack(&cache));
+        let plane = ControlPlane::embedded();
+        let (release, plane) = tokio::join!(release, plane);
+        let plane =
+            plane.map_err(|e| Failure::fault("build.start", format!("the Overseer did not start: {e}")))?;
+        let release = match release {
+            Ok(release) => release?,
+            Err(error) => {
+                return Err(Failure::fault("build.release", format!("packing the builder: {error}")));
+            }
+        };
+        let mut builder = Fleet::quiet()
+            .name("build")
+            .adapter(Local::new())
+            .control_plane(&plane)
+            .max_nodes(nodes)
+            .restart(Restart::Permanent)
+            .intensity(5, Duration::from_secs(60))
+            .deadlines(Deadlines { stop: STOP, ..Deadlines::default() })
+            .trust(release.key)
+            .release(release.release);
+        for name in HANDED_ON {
+            if let Ok(value) = std::env::var(name) {
+                builder = builder.environment(name, value);
+            }
+        }
+        let fleet = builder
+            .start()
+            .await
+            .map_err(|e| Failure::fault("build.start", format!("the fleet did not start: {e}")))?;
+        Ok(Self { plane, fleet })
+    }
+
+    /// Ends every labor and the Overseer. What does not end in time ends with this process.
+    pub(super) async fn stop(self) {
+        let stop = async {
+            self.fleet.stop().await;
+            self.plane.shutdown().await;
+        };
+        if tokio::time::timeout(STOP_ALL, stop).await.is_err() {
+            tracing::warn!("the labors did not end in time; they end with this process");
+        }
+    }
+}
+
+/// The directory that survives from build to build: `$OVERSEER_CACHE`, else
+/// `$XDG_CACHE_HOME/overseer`, else `$HOME/.cache/overseer`.
+///
+/// # Errors
+/// None of the variables is an absolute path.
+pub(crate) fn cache_directory() -> Result<PathBuf, Failure> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("OVERSEER_CACHE")
+        .or_else(|| absolute("XDG_CACHE_HOME").map(|path| path.join("overseer")))
+        .or_else(|| absolute("HOME").map(|path| path.join(".cache/overseer")))
+        .ok_or_else(|| {
+            Failure::input("build.cache", "there is no place for the cache: none of OVERSEER_CACHE, XDG_CACHE_HOME and HOME is an absolute path")
+                .help("set OVERSEER_CACHE to a directory that can be written")
+        })
+}

@@ -1,0 +1,122 @@
+//! An error as people and programs see it.
+
+use std::fmt;
+use std::ops::Range;
+
+use miette::{Diagnostic, LabeledSpan, NamedSource, SourceCode};
+use serde::Serialize;
+
+use crate::exit::Exit;
+
+/// Why the program did not do what it was asked for.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// How the program ends.
+    pub(crate) exit: Exit,
+    /// Stable code, such as `build.source`.
+    pub(crate) code: &'static str,
+    /// What is wrong.
+    pub(crate) message: String,
+    /// What to do.
+    pub(crate) help: Option<String>,
+    /// Where in a file.
+    pub(crate) place: Option<Box<Place>>,
+}
+
+/// A place in a file of the user.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) key: Option<String>,
+    pub(crate) line: u32,
+    pub(crate) column: u32,
+    pub(crate) span: Range<usize>,
+    pub(crate) source: NamedSource<String>,
+}
+
+impl Failure {
+    /// Something that the user can put right.
+    pub(crate) fn input(code: &'static str, message: impl Into<String>) -> Self {
+        Self { exit: Exit::BadInput, code, message: message.into(), help: None, place: None }
+    }
+
+    /// Something that failed in the machinery.
+    pub(crate) fn fault(code: &'static str, message: impl Into<String>) -> Self {
+        Self { exit: Exit::Fault, ..Self::input(code, message) }
+    }
+
+    /// With advice.
+    #[must_use]
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// As a document for programs.
+    pub(crate) fn document(&self) -> Document<'_> {
+        let place = self.place.as_deref();
+        Document {
+            event: "error",
+            code: self.code,
+            message: &self.message,
+            help: self.help.as_deref(),
+            file: place.map(|p| p.source.name()),
+            line: place.map(|p| p.line),
+            column: place.map(|p| p.column),
+            key: place.and_then(|p| p.key.as_deref()),
+            exit: self.exit.code(),
+        }
+    }
+}
+
+/// The JSON form of a [`Failure`].
+#[derive(Debug, Serialize)]
+pub(crate) struct Document<'a> {
+    event: &'static str,
+    code: &'static str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    help: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    exit: u8,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(place) = &self.place {
+            write!(f, "{}:{}:{}: ", place.source.name(), place.line, place.column)?;
+            if let Some(key) = &place.key {
+                write!(f, "{key}: ")?;
+            }
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Diagnostic for Failure {
+    fn code(&self) -> Option<Box<dyn fmt::Display + '_>> {
+        Some(Box::new(self.code))
+    }
+
+    fn help(&self) -> Option<Box<dyn fmt::Display + '_>> {
+        self.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        self.place.as_ref().map(|place| &place.source as &dyn SourceCode)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let place = self.place.as_ref()?;
+        let label = place.key.clone().unwrap_or_else(|| "here".to_owned());
+        Some(Box::new(std::iter::once(LabeledSpan::new_with_span(Some(label), place.span.clone()))))
+    }
+}

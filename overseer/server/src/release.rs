@@ -1,0 +1,287 @@
+//! `overseer release`: pack, inspect, verify, keygen.
+
+use std::path::Path;
+
+use console::Style;
+use overseer_release::{
+    InspectError, InspectedContent, Inspection, KeyError, Mode, Package, PackageError, Packed, PublicKey,
+    Refused, ReleaseBuilder, SigningKey, Trust,
+};
+use serde::Serialize;
+
+use crate::cli::{PackArgs, ReleaseArgs, ReleaseCommand, VerifyArgs};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::{self, Target};
+use crate::table::{Cell, render};
+
+/// Runs one of the commands.
+pub(crate) fn run(args: ReleaseArgs) -> Result<Exit, Failure> {
+    let json = args.json;
+    match args.command {
+        ReleaseCommand::Pack(args) => pack(&args, json),
+        ReleaseCommand::Inspect(args) => {
+            let inspection = overseer_release::inspect(&args.file).map_err(inspect_failure)?;
+            if json {
+                output::json(&inspection);
+            } else {
+                Target::Stdout.write(&describe(&inspection));
+            }
+            Ok(Exit::Passed)
+        }
+        ReleaseCommand::Verify(args) => verify(&args, json),
+        ReleaseCommand::Keygen(args) => {
+            let public = overseer_release::keygen(&args.name).map_err(key_failure)?;
+            let ending = |ending: &str| format!("{}.{ending}", args.name.display());
+            let made =
+                Made { key: ending("key"), public_key_file: ending("pub"), public_key: public.to_string() };
+            if json {
+                output::json(&made);
+            } else {
+                let Made { key, public_key_file, public_key } = made;
+                Target::Stdout.write(&format!(
+                    "{key}  sign with it: overseer release pack … --key {key}; keep it secret\n\
+                     {public_key_file}  give it to who trusts you: {public_key}\n"
+                ));
+            }
+            Ok(Exit::Passed)
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Made {
+    key: String,
+    public_key_file: String,
+    public_key: String,
+}
+
+#[derive(Serialize)]
+struct PackedDocument<'a> {
+    id: String,
+    name: &'a str,
+    version: String,
+    path: &'a Path,
+    size: u64,
+    raw_size: u64,
+    chunks: usize,
+    signed_by: Option<String>,
+}
+
+fn pack(args: &PackArgs, json: bool) -> Result<Exit, Failure> {
+    let key = args.key.as_deref().map(SigningKey::read).transpose().map_err(key_failure)?;
+    let packed = match &args.directory {
+        Some(directory) => overseer_release::pack(directory, None, key.as_ref(), &args.out),
+        None => {
+            let mut builder = described(args)?;
+            if let Some(key) = &key {
+                builder = builder.sign(key);
+            }
+            builder.write(&args.out)
+        }
+    };
+    let packed = packed.map_err(|e| Failure::input(e.code(), message(&e)))?;
+    report(&packed, json);
+    Ok(Exit::Passed)
+}
+
+/// A release that is described by arguments.
+fn described(args: &PackArgs) -> Result<ReleaseBuilder, Failure> {
+    let (Some(name), Some(version)) = (&args.name, &args.release_version) else {
+        return Err(Failure::input(
+            "release.arguments",
+            "a plugin or program needs --name and --release-version",
+        ));
+    };
+    let mut builder = match (&args.plugin, &args.program) {
+        (Some(library), _) => ReleaseBuilder::plugin(name, version, library),
+        (None, Some(program)) => {
+            let mode = if args.serve { Mode::Serve } else { Mode::Supervise };
+            ReleaseBuilder::program(name, version, program).args(args.args.clone()).mode(mode)
+        }
+        (None, None) => return Err(Failure::input("release.arguments", "give DIR, --plugin or --program")),
+    };
+    for text in &args.environment {
+        let (name, value) = pair(text, "--env", "NAME=VALUE")?;
+        builder = builder.environment(name, value);
+    }
+    for text in &args.files {
+        let (path, file) = pair(text, "--file", "PATH=FILE")?;
+        builder = builder.file(path, file);
+    }
+    if let Some(target) = &args.target {
+        builder = builder.target(target);
+    }
+    Ok(builder)
+}
+
+fn pair<'a>(text: &'a str, option: &str, form: &str) -> Result<(&'a str, &'a str), Failure> {
+    text.split_once('=').ok_or_else(|| {
+        Failure::input(
+            "release.arguments",
+            format!("{option} {text:?} is not of the form {form}; write {option} {form}"),
+        )
+    })
+}
+
+fn report(packed: &Packed, json: bool) {
+    let manifest = &packed.index.manifest;
+    let signed_by = packed.signed_by.map(|key| key.to_string());
+    if json {
+        output::json(&PackedDocument {
+            id: packed.id.to_string(),
+            name: &manifest.name,
+            version: manifest.version.to_string(),
+            path: &packed.path,
+            size: packed.size,
+            raw_size: packed.index.size,
+            chunks: packed.index.chunks.len(),
+            signed_by,
+        });
+        return;
+    }
+    let signed = signed_by.map_or_else(
+        || "unsigned; labors refuse it by default, sign with --key".to_owned(),
+        |k| format!("signed by {k}"),
+    );
+    Target::Stdout.write(&format!(
+        "{}  {} ({} raw)\n{} {} {}\n{signed}\n",
+        packed.path.display(),
+        size(packed.size),
+        size(packed.index.size),
+        manifest.name,
+        manifest.version,
+        packed.id,
+    ));
+}
+
+/// Bytes for people.
+pub(crate) fn size(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}
+
+fn describe(inspection: &Inspection) -> String {
+    let manifest = &inspection.manifest;
+    let head = |key: &str, value: String| vec![Cell::styled(key, Style::new().dim()), Cell::plain(value)];
+    let mut rows = vec![
+        head("id", inspection.id.to_string()),
+        head("name", manifest.name.clone()),
+        head("version", manifest.version.to_string()),
+        head("kind", manifest.kind.name().to_owned()),
+        head("entry", manifest.entry.clone()),
+        head("target", manifest.target.clone()),
+        head("size", format!("{} packed, {} raw", size(inspection.package_size), size(inspection.size))),
+        head("chunks", format!("{}, {} distinct", inspection.chunks, inspection.distinct_chunks)),
+    ];
+    rows.extend(manifest.environment.iter().map(|(name, value)| head("env", format!("{name}={value}"))));
+    if inspection.signatures.is_empty() {
+        rows.push(head("signed by", "nobody".to_owned()));
+    }
+    rows.extend(inspection.signatures.iter().map(|signature| {
+        let note = if signature.good { "" } else { " (bad: not this key's signature)" };
+        head("signed by", format!("{}{note}", signature.key))
+    }));
+    let mut text = render(&rows, usize::MAX, &[], Target::Stdout);
+    text.push('\n');
+    let files: Vec<Vec<Cell>> = inspection
+        .entries
+        .iter()
+        .map(|entry| match &entry.content {
+            InspectedContent::Directory => {
+                vec![Cell::plain("dir"), Cell::plain(""), Cell::plain(format!("{}/", entry.path))]
+            }
+            InspectedContent::Link { target } => {
+                vec![Cell::plain("link"), Cell::plain(""), Cell::plain(format!("{} -> {target}", entry.path))]
+            }
+            InspectedContent::File { size: bytes, executable, .. } => {
+                let kind = if *executable { "exec" } else { "file" };
+                vec![Cell::plain(kind), Cell::plain(size(*bytes)), Cell::plain(entry.path.clone())]
+            }
+        })
+        .collect();
+    text.push_str(&render(&files, usize::MAX, &[], Target::Stdout));
+    text
+}
+
+#[derive(Serialize)]
+struct Verdict {
+    ok: bool,
+    id: String,
+    signed_by: Option<String>,
+    code: Option<&'static str>,
+    message: Option<String>,
+}
+
+fn verify(args: &VerifyArgs, json: bool) -> Result<Exit, Failure> {
+    let keys = args.trust.iter().map(|text| trusted(text)).collect::<Result<Vec<_>, _>>()?;
+    // Every chunk is read, as a labor would.
+    let inspection = overseer_release::inspect(&args.file).map_err(inspect_failure)?;
+    let package = Package::open(&args.file).map_err(package_failure)?;
+    let verified = package.verify(&Trust::keys(keys));
+    let signed_by = verified.as_ref().ok().and_then(|v| v.signed_by()).map(|key| key.to_string());
+    let refused: Option<&Refused> = verified.as_ref().err();
+    let verdict = Verdict {
+        ok: refused.is_none(),
+        id: inspection.id.to_string(),
+        signed_by,
+        code: refused.map(Refused::code),
+        message: refused.map(ToString::to_string),
+    };
+    let exit = if verdict.ok { Exit::Passed } else { Exit::Failed };
+    if json {
+        output::json(&verdict);
+    } else if let Some(message) = &verdict.message {
+        let style = Style::new().red();
+        Target::Stderr.write(&format!("{} {message}\n", Target::Stderr.style(&style, "refused:")));
+    } else {
+        let style = Style::new().green();
+        let by = verdict.signed_by.unwrap_or_default();
+        Target::Stdout.write(&format!(
+            "{} {} is signed by {by}\n",
+            Target::Stdout.style(&style, "good:"),
+            verdict.id
+        ));
+    }
+    Ok(exit)
+}
+
+/// A key by its file or its text.
+fn trusted(text: &str) -> Result<PublicKey, Failure> {
+    let path = Path::new(text);
+    if path.exists() {
+        return PublicKey::read(path).map_err(key_failure);
+    }
+    text.parse().map_err(|_| {
+        Failure::input(
+            "release.key_not_public",
+            format!("{text:?} is neither a .pub file nor the text of a public key"),
+        )
+        .help("give the path of a .pub file, or its 64 hexadecimal digits")
+    })
+}
+
+/// An error with what is behind it.
+fn message(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+fn key_failure(error: KeyError) -> Failure {
+    Failure::input(error.code(), message(&error))
+}
+
+fn package_failure(error: PackageError) -> Failure {
+    Failure::input(error.code(), message(&error))
+}
+
+fn inspect_failure(error: InspectError) -> Failure {
+    Failure::input(error.code(), message(&error))
+}

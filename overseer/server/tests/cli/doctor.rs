@@ -1,0 +1,23 @@
+use crate::world::World;
+
+#[test]
+fn the_doctor_says_what_is_here() {
+    let world = World::new();
+    let report = world.overseer(["doctor", "--json"]).exits(0).documents().remove(0);
+    assert_eq!(report["ok"], true);
+    let checks = report["checks"].as_array().unwrap();
+    let git = checks.iter().find(|c| c["name"] == "git").unwrap();
+    assert_eq!(git["status"], "ok");
+    let text = world.overseer(["doctor"]).exits(0).stdout;
+    assert!(text.contains("can run here"), "{text}");
+    let table = text.split("\n\n").next().unwrap();
+    assert!(table.lines().all(|line| line.chars().count() <= 80), "{text}");
+}
+
+#[test]
+fn without_git_the_doctor_fails_and_says_what_to_do() {
+    let world = World::new();
+    let mut command = world.command(env!("CARGO_BIN_EXE_overseer"));
+    let ran = world.run(command.env("PATH", world.path("")).arg("doctor")).exits(1);
+    assert!(ran.stdout.contains("git: install git"), "{}", ran.stdout);
+}

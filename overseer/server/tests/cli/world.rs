@@ -1,0 +1,206 @@
+//! A directory of its own for each test, with repositories and a cache.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub(crate) const HELLO: &str = "#include <stdio.h>\nint main(void) { puts(\"hello\"); return 0; }\n";
+pub(crate) const MAKEFILE: &str = "hello: hello.c\n\tcc -o hello hello.c\n";
+
+/// What a program did.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ran {
+    fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Fails with all that the program said, unless it ended so.
+    pub(crate) fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "{}\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Standard output as documents, one on a line.
+    pub(crate) fn documents(&self) -> Vec<Value> {
+        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+pub(crate) struct World {
+    directory: TempDir,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn path(&self, relative: &str) -> PathBuf {
+        self.directory.path().join(relative)
+    }
+
+    /// A repository with one commit of these files.
+    pub(crate) fn repository(&self, name: &str, files: &[(&str, &str)]) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir(&path).unwrap();
+        self.git(&path, &["init", "-q", "-b", "main"]);
+        self.commit(&path, files, "Say hello");
+        path
+    }
+
+    /// The C project that Make builds.
+    pub(crate) fn c_project(&self) -> PathBuf {
+        self.repository("c", &[("hello.c", HELLO), ("Makefile", MAKEFILE)])
+    }
+
+    /// A repository with this build file.
+    pub(crate) fn with_build_file(&self, text: &str) -> PathBuf {
+        self.repository("repo", &[(".overseer.toml", text)])
+    }
+
+    pub(crate) fn commit(&self, repository: &Path, files: &[(&str, &str)], message: &str) {
+        for (name, text) in files {
+            let path = repository.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        self.git(repository, &["add", "-A"]);
+        self.git(repository, &["commit", "-q", "-m", message]);
+    }
+
+    fn git(&self, repository: &Path, args: &[&str]) {
+        let output = Command::new("git")
+            .args(["-c", "user.name=n", "-c", "user.email=n@example.com", "-c", "commit.gpgsign=false"])
+            .args(args)
+            .current_dir(repository)
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// The program, run in this world.
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .current_dir(self.directory.path())
+            .env("OVERSEER_CACHE", self.path("cache"))
+            .env_remove("RUST_LOG")
+            .env_remove("NO_COLOR")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `overseer` to its end.
+    pub(crate) fn overseer<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Ran {
+        Ran::of(self.command(env!("CARGO_BIN_EXE_overseer")).args(args).output().unwrap())
+    }
+
+    /// Runs a program to its end.
+    pub(crate) fn run(&self, command: &mut Command) -> Ran {
+        Ran::of(command.output().unwrap())
+    }
+
+    /// Starts `overseer build REPOSITORY --json`.
+    pub(crate) fn start_build(&self, repository: &Path, args: &[&str]) -> Building {
+        let mut child = self
+            .command(env!("CARGO_BIN_EXE_overseer"))
+            .arg("build")
+            .arg(repository)
+            .args(["--json", "--out"])
+            .arg(self.path("out"))
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let documents = BufReader::new(child.stdout.take().unwrap());
+        let text = BufReader::new(child.stderr.take().unwrap());
+        Building { child, documents, text }
+    }
+}
+
+/// A build that runs, as its documents tell. It must not say more to people than a pipe holds.
+pub(crate) struct Building {
+    child: Child,
+    documents: BufReader<ChildStdout>,
+    text: BufReader<ChildStderr>,
+}
+
+impl Building {
+    /// The next document of this event.
+    pub(crate) fn wait_for(&mut self, event: &str) -> Value {
+        let mut line = String::new();
+        while self.documents.read_line(&mut line).unwrap() > 0 {
+            let document: Value = serde_json::from_str(&line).unwrap();
+            if document["event"] == event {
+                return document;
+            }
+            line.clear();
+        }
+        panic!("the build ended without {event}");
+    }
+
+    /// Waits for a line for people with this in it.
+    pub(crate) fn wait_for_text(&mut self, part: &str) {
+        let found = self.text.by_ref().lines().map_while(Result::ok).any(|line| line.contains(part));
+        assert!(found, "the build ended without saying {part}");
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Reads on to the end; the exit code.
+    pub(crate) fn end(mut self) -> i32 {
+        std::io::copy(&mut self.documents, &mut std::io::sink()).unwrap();
+        self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+}
+
+impl Drop for Building {
+    fn drop(&mut self) {
+        // Where a test has failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Processes with the mark of a labor's node, and their command lines.
+pub(crate) fn processes_of(labor: &str) -> Vec<(Pid, String)> {
+    let mark = format!("OVERSEER_NODE=build/{labor}/");
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()).and_then(Pid::from_raw)
+        else {
+            continue;
+        };
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        if environment.split(|b| *b == 0).any(|variable| variable.starts_with(mark.as_bytes())) {
+            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            found.push((pid, String::from_utf8_lossy(&command).replace('\0', " ")));
+        }
+    }
+    found
+}
+
+pub(crate) fn is_executable(path: &Path) -> bool {
+    path.metadata().unwrap().permissions().mode() & 0o777 == 0o755
+}

@@ -1,0 +1,73 @@
+//! What all benches share: a control plane, releases, fleets.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use overseer::release::ReleaseBuilder;
+use overseer::{Adapter, BoxError, ControlPlane, Fleet, FleetBuilder, Labor, Quiet, Release};
+
+const MIB: usize = 1024 * 1024;
+
+pub(crate) struct Bench {
+    pub(crate) plane: ControlPlane,
+    directory: tempfile::TempDir,
+    /// The plugin and random bytes, 1 MiB in all.
+    release: Release,
+    fleets: AtomicUsize,
+}
+
+impl Bench {
+    pub(crate) async fn open() -> Result<Self, BoxError> {
+        let directory = tempfile::tempdir()?;
+        let library = overseer::release::library_beside_program("probe_plugin")?;
+        let rest = MIB.saturating_sub(std::fs::metadata(library)?.len() as usize);
+        let release = release(directory.path(), "small", rest)?;
+        let plane = ControlPlane::builder().listen(([127, 0, 0, 1], 0).into()).start().await?;
+        Ok(Self { plane, directory, release, fleets: AtomicUsize::new(0) })
+    }
+
+    pub(crate) async fn close(self) {
+        self.plane.shutdown().await;
+    }
+
+    /// A directory for sockets and files, gone with the bench.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A fleet of the 1 MiB release with the library's defaults.
+    pub(crate) async fn fleet(&self, adapter: impl Adapter) -> Result<Fleet, BoxError> {
+        Ok(self.builder(adapter, self.release.clone()).start().await?)
+    }
+
+    pub(crate) fn builder(&self, adapter: impl Adapter, release: Release) -> FleetBuilder<Quiet> {
+        let number = self.fleets.fetch_add(1, Ordering::Relaxed);
+        let name = format!("bench-{number}");
+        Fleet::quiet().name(name).adapter(adapter).release(release).control_plane(&self.plane)
+    }
+
+    /// The plugin with so many random bytes beside it.
+    pub(crate) fn release_with(&self, name: &str, bytes: usize) -> Result<Release, BoxError> {
+        release(self.directory.path(), name, bytes)
+    }
+}
+
+/// Starts labors and waits until all are ready.
+pub(crate) async fn ready(fleet: &Fleet, labors: usize) -> Result<Vec<Labor>, BoxError> {
+    let labors = fleet.start_children(labors).await?;
+    for labor in &labors {
+        labor.ready().await?;
+    }
+    Ok(labors)
+}
+
+fn release(directory: &Path, name: &str, random: usize) -> Result<Release, BoxError> {
+    let library = overseer::release::library_beside_program("probe_plugin")?;
+    let file: PathBuf = directory.join(name);
+    // The same bytes in every run, and no two alike.
+    let mut bytes = vec![0; random];
+    blake3::Hasher::new().update(name.as_bytes()).finalize_xof().fill(&mut bytes);
+    std::fs::write(&file, bytes)?;
+    let builder = ReleaseBuilder::plugin("probe-plugin", "1.0.0", library).file("random", file);
+    Ok(Release::pack(builder)?)
+}

@@ -1,0 +1,52 @@
+//! Records of one labor, as a subscriber gets them: in order, acknowledged, every one counted.
+
+use std::time::Instant;
+
+use overseer::local::Local;
+use overseer::{BoxError, CallOptions};
+use tokio::task::JoinSet;
+
+use crate::bench::{Bench, ready};
+use crate::row::{Against, Row, Unit};
+
+/// Records that the plugin says in one call: what it and the agent keep without dropping.
+const BURST: u64 = 5000;
+/// Calls that say records at the same time: what the plugin runs at once.
+const CALLS: usize = 4;
+const ROUNDS: usize = 20;
+
+pub(crate) async fn rows(bench: &Bench) -> Result<Vec<Row>, BoxError> {
+    let fleet = bench.fleet(Local::new()).await?;
+    let mut telemetry = fleet.telemetry();
+    let labor = ready(&fleet, 1).await?.remove(0);
+    let mut samples = Vec::with_capacity(ROUNDS);
+    // The record that the plugin starts with.
+    let mut next = telemetry.next().await.map_or(0, |batch| batch.first + u64::from(batch.count));
+    for _ in 0..ROUNDS {
+        let end = next + BURST * CALLS as u64;
+        let start = Instant::now();
+        let mut calls = JoinSet::new();
+        for _ in 0..CALLS {
+            let labor = labor.clone();
+            let payload = BURST.to_string();
+            calls.spawn(async move { labor.call_bytes("events", payload, CallOptions::default()).await });
+        }
+        while next < end {
+            let batch = telemetry.next().await.ok_or("the fleet ended")?;
+            if batch.first != next || batch.dropped > 0 {
+                return Err(format!("records {next} to {} were dropped", batch.first).into());
+            }
+            if batch.iter().count() as u32 != batch.count {
+                return Err("a batch holds other records than it says".into());
+            }
+            next += u64::from(batch.count);
+        }
+        samples.push((BURST * CALLS as u64) as f64 / start.elapsed().as_secs_f64());
+        while let Some(answer) = calls.join_next().await {
+            answer??;
+        }
+    }
+    fleet.stop().await;
+    let row = Row::new("telemetry, one labor", Unit::PerSecond, samples);
+    Ok(vec![row.against(Against::recorded("Elixir", 302_000.0)).goal(302_000.0)])
+}

@@ -1,0 +1,144 @@
+//! A plugin that does, on request, everything that a plugin can do wrong. For tests.
+//!
+//! `PROBE_START` in the environment chooses how it starts: `panic`, `fail`, `exit`, `abort`,
+//! `hang`, or `loud`, which prints a mebibyte first. `PROBE_HEALTH` chooses how it is: `ill`,
+//! `panic` or `hang`. `PROBE_STOP` chooses how it stops: `hang`, `panic` or `exit`.
+
+mod faults;
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use overseer_plugin::codec::{decode, encode};
+use overseer_plugin::{CallContext, Plugin, PluginError, StartContext};
+
+/// The plugin.
+#[derive(Debug)]
+pub struct Probe;
+
+overseer_plugin::export_plugin!(Probe);
+
+impl Plugin for Probe {
+    const CONCURRENCY: u32 = 4;
+
+    fn start(context: &StartContext) -> Result<Self, PluginError> {
+        match wanted("PROBE_START").as_str() {
+            "panic" => panic!("no bolts"),
+            "fail" => return Err(PluginError::failed("no bolts; order some")),
+            "exit" => std::process::exit(3),
+            "abort" => std::process::abort(),
+            "hang" => faults::hang(),
+            "loud" => print(1024 * 1024)?,
+            _ => {}
+        }
+        context.event("started", &std::process::id());
+        Ok(Self)
+    }
+
+    fn call(&self, context: &CallContext, method: &str, payload: &[u8]) -> Result<Vec<u8>, PluginError> {
+        match method {
+            "echo" => return Ok(payload.to_vec()),
+            "sleep" => std::thread::sleep(Duration::from_millis(decode(payload)?)),
+            "mark" => {
+                let (path, ms): (String, u64) = decode(payload)?;
+                std::thread::sleep(Duration::from_millis(ms));
+                faults::mark(Path::new(&path))?;
+            }
+            "pid" => return encode(&std::process::id()),
+            "spin" => {
+                context.event("waits", &());
+                faults::spin()
+            }
+            "wait_cancel" => {
+                context.event("waits", &());
+                return match context.wait_cancelled(Duration::from_millis(decode(payload)?)) {
+                    true => Err(PluginError::cancelled()),
+                    false => Ok(Vec::new()),
+                };
+            }
+            "on_cancel" => {
+                let (tell, told) = std::sync::mpsc::channel();
+                context.on_cancel(move || tell.send("told").unwrap_or(()));
+                context.event("waits", &());
+                return encode(told.recv_timeout(Duration::from_secs(20)).unwrap_or("not told"));
+            }
+            "panic" => panic!("{}", decode::<String>(payload)?),
+            "panic_apart" => {
+                let apart = std::thread::spawn(|| panic!("in a thread of its own"));
+                return encode(&apart.join().is_err());
+            }
+            "fail" => return Err(PluginError::failed(decode::<String>(payload)?)),
+            "abort" => std::process::abort(),
+            "segfault" => faults::signal_self(rustix::process::Signal::SEGV),
+            "exit" => std::process::exit(decode(payload)?),
+            "fork_and_hang" => return encode(&faults::leave_a_child(false)?),
+            "daemon" => return encode(&faults::leave_a_child(true)?),
+            "close_pipes" => faults::close_pipes()?,
+            "babble" => faults::babble()?,
+            "big" => return Ok(vec![b'x'; decode(payload)?]),
+            "print" => print(decode(payload)?)?,
+            "log" => {
+                let bytes: usize = decode(payload)?;
+                context.log("step", &vec![b'l'; bytes]);
+                return encode(&bytes);
+            }
+            "events" => {
+                for number in 0..decode::<u64>(payload)? {
+                    context.event("tick", &number);
+                }
+            }
+            "say" => {
+                context.progress(1, 2, "steps");
+                context.metric("heat", 36.6);
+                context.line("well");
+                context.event("large", &"x".repeat(100_000));
+            }
+            "env" => {
+                let all: std::collections::BTreeMap<_, _> = std::env::vars().collect();
+                return encode(&all);
+            }
+            "directory" => return encode(&(context.directory(), std::env::current_dir()?)),
+            "stdin" => return encode(&std::io::read_to_string(std::io::stdin())?),
+            "sockets" => return encode(&faults::sockets_of_a_child()?),
+            "put_blob" => {
+                let blob = context.put_blob(Path::new(&decode::<String>(payload)?))?;
+                return encode(&(blob.digest, blob.size));
+            }
+            "get_blob" => {
+                let (digest, to): (String, String) = decode(payload)?;
+                return encode(&context.get_blob(&digest, Path::new(&to))?);
+            }
+            other => return Err(PluginError::no_method(format!("the probe has no {other:?}"))),
+        }
+        Ok(Vec::new())
+    }
+
+    fn health(&self) -> Result<(), String> {
+        match wanted("PROBE_HEALTH").as_str() {
+            "ill" => Err("the bolts are loose".into()),
+            "panic" => panic!("no pulse"),
+            "hang" => faults::hang(),
+            _ => Ok(()),
+        }
+    }
+
+    fn stop(&self) {
+        match wanted("PROBE_STOP").as_str() {
+            "panic" => panic!("cannot stop"),
+            "exit" => std::process::exit(4),
+            "hang" => faults::hang(),
+            _ => println!("stopped"),
+        }
+    }
+}
+
+fn wanted(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_default()
+}
+
+fn print(bytes: usize) -> Result<(), PluginError> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(&vec![b'p'; bytes])?;
+    Ok(out.flush()?)
+}

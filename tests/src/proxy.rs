@@ -1,0 +1,141 @@
+//! A cable between agents and their Overseer that can be cut.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use overseer::adapter::{Adapter, AdapterError, Capabilities, Ended, Node, NodeKey, Notice, Request};
+use overseer::local::Local;
+use overseer::{FleetName, LaborId, async_trait};
+use overseer_protocol::Endpoint;
+use parking_lot::Mutex;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+/// Local agents that reach their Overseer only through a socket of ours.
+#[derive(Clone)]
+pub struct Cables {
+    local: Local,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    directory: tempfile::TempDir,
+    cables: Mutex<HashMap<LaborId, Cable>>,
+}
+
+#[derive(Default)]
+struct Cable {
+    pulled: bool,
+    /// Connections that were opened so far.
+    opened: usize,
+    listeners: Vec<AbortHandle>,
+    open: Vec<AbortHandle>,
+}
+
+impl Cables {
+    /// For agents of this program.
+    pub fn new(program: &str) -> Self {
+        let directory = tempfile::Builder::new().prefix("cables-").tempdir_in("/tmp").unwrap();
+        let shared = Shared { directory, cables: Mutex::default() };
+        Self { local: Local::with_program(program), shared: Arc::new(shared) }
+    }
+
+    /// Cuts every open connection of a labor; new ones pass. Returns how many were cut.
+    pub fn cut(&self, labor: LaborId) -> usize {
+        let mut cables = self.shared.cables.lock();
+        let open = std::mem::take(&mut cables.entry(labor).or_default().open);
+        open.iter().filter(|task| !task.is_finished()).map(AbortHandle::abort).count()
+    }
+
+    /// Cuts, and lets no new connection pass until [`Cables::mend`].
+    pub fn pull(&self, labor: LaborId) {
+        self.shared.cables.lock().entry(labor).or_default().pulled = true;
+        self.cut(labor);
+    }
+
+    /// New connections pass again.
+    pub fn mend(&self, labor: LaborId) {
+        self.shared.cables.lock().entry(labor).or_default().pulled = false;
+    }
+
+    /// Connections that a labor has opened so far.
+    pub fn opened(&self, labor: LaborId) -> usize {
+        self.shared.cables.lock().entry(labor).or_default().opened
+    }
+
+    /// A socket for a node that leads to `upstream`.
+    fn lay(&self, key: &NodeKey, upstream: PathBuf) -> PathBuf {
+        let path = self.shared.directory.path().join(format!("{}-{}", key.labor.short(), key.generation));
+        // Asked for twice, it is there already.
+        let Ok(listener) = UnixListener::bind(&path) else { return path };
+        let (shared, labor) = (Arc::downgrade(&self.shared), key.labor);
+        let listening = tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let Some(shared) = shared.upgrade() else { return };
+                let mut cables = shared.cables.lock();
+                let cable = cables.entry(labor).or_default();
+                if !cable.pulled {
+                    cable.opened += 1;
+                    cable.open.retain(|task| !task.is_finished());
+                    cable.open.push(tokio::spawn(carry(near, upstream.clone())).abort_handle());
+                }
+            }
+        });
+        let mut cables = self.shared.cables.lock();
+        cables.entry(key.labor).or_default().listeners.push(listening.abort_handle());
+        path
+    }
+}
+
+async fn carry(mut near: UnixStream, upstream: PathBuf) {
+    if let Ok(mut far) = UnixStream::connect(upstream).await {
+        // However it ends, both ends see it.
+        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for cable in self.cables.lock().values() {
+            cable.listeners.iter().chain(&cable.open).for_each(AbortHandle::abort);
+        }
+    }
+}
+
+#[async_trait]
+impl Adapter for Cables {
+    fn name(&self) -> &'static str {
+        "cables"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.local.capabilities()
+    }
+
+    async fn provision(&self, requests: &[Request]) -> Vec<Result<Node, AdapterError>> {
+        let mut requests = requests.to_vec();
+        for request in &mut requests {
+            for endpoint in &mut request.bootstrap.endpoints {
+                if let Endpoint::Unix(path) = endpoint {
+                    *path = self.lay(&request.key, path.clone());
+                }
+            }
+            request.bootstrap.endpoints.retain(|e| matches!(e, Endpoint::Unix(_)));
+        }
+        self.local.provision(&requests).await
+    }
+
+    async fn terminate(&self, keys: &[NodeKey]) -> Vec<Result<Ended, AdapterError>> {
+        self.local.terminate(keys).await
+    }
+
+    async fn list(&self, fleet: &FleetName) -> Result<Vec<Node>, AdapterError> {
+        self.local.list(fleet).await
+    }
+
+    fn notices(&self, fleet: &FleetName) -> mpsc::Receiver<Notice> {
+        self.local.notices(fleet)
+    }
+}

@@ -1,0 +1,16 @@
+//! What a user of the library notices, against real agents, plugin hosts and TLS.
+#![allow(clippy::unwrap_used)]
+
+mod callbacks;
+mod calls;
+mod cut_off;
+mod ends;
+mod logs;
+mod owner;
+mod payloads;
+mod planes;
+mod queues;
+mod releases;
+mod restarts;
+mod starts;
+mod telemetry;

@@ -1,0 +1,9 @@
+//! Those who call at the gateway and should not: each is refused and written down, and the fleet
+//! goes on serving.
+#![allow(clippy::unwrap_used)]
+
+mod certificates;
+mod claims;
+mod garbage;
+mod requests;
+mod scene;
