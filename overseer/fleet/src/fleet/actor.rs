@@ -72,7 +72,7 @@ impl Actor for FleetActor {
             tokio::spawn(sweeps(myself)),
             tokio::spawn({
                 let nodes = Arc::clone(&nodes);
-                async move { nodes.ledger.run(nodes.plane.clone()).await }
+                async move { nodes.records.run(nodes.plane.store()).await }
             }),
         ];
         let clock = Instant::now();
@@ -216,7 +216,7 @@ impl FleetState {
         self.nodes.plane.remove_fleet(&self.shared.name);
         let (nodes, replies) = (Arc::clone(&self.nodes), std::mem::take(&mut self.stopping));
         tokio::spawn(async move {
-            if let Err(error) = nodes.ledger.flush(&nodes.plane).await {
+            if let Err(error) = nodes.records.flush(nodes.plane.store()).await {
                 tracing::error!(%error, "the end of labors could not be stored");
             }
             if nodes.owns_plane {
@@ -294,7 +294,7 @@ impl FleetState {
                 Effect::State(life, labor, cause) => {
                     self.shared.record(life, labor, cause.clone());
                     if labor != LaborState::Terminated {
-                        self.nodes.ledger.enter(life, labor, cause);
+                        self.nodes.records.enter(life, labor, cause);
                     }
                 }
                 Effect::Tell(happening) => {
@@ -307,7 +307,7 @@ impl FleetState {
                 }
                 Effect::Forget(labor) => {
                     self.shared.forget(labor);
-                    self.nodes.ledger.forget(labor);
+                    self.nodes.records.forget(labor);
                 }
             }
         }

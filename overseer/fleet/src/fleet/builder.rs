@@ -8,7 +8,8 @@ use ractor::Actor;
 
 use super::actor::{FleetActor, FleetArguments};
 use super::handler::HandlerActor;
-use super::nodes::{Nodes, Records};
+use super::nodes::Nodes;
+use super::record_writer::RecordWriter;
 use super::{Fleet, FleetHandle, FleetShared};
 use crate::callbacks::{Overseer, Quiet};
 use crate::control_plane::{ControlPlane, ControlPlaneError};
@@ -213,7 +214,7 @@ impl<H: Overseer> FleetBuilder<H> {
             release_keys,
             environment,
             actor,
-            ledger: Records::new(),
+            records: RecordWriter::new(),
         });
         let arguments = FleetArguments { shared: Arc::clone(&shared), nodes, seed: crate::random::u64() };
         let (actor, _) = FleetActor::spawn(None, FleetActor, arguments)

@@ -4,6 +4,7 @@ mod actor;
 mod builder;
 mod handler;
 mod nodes;
+mod record_writer;
 mod shared;
 
 use std::collections::BTreeMap;

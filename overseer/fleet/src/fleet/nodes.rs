@@ -6,13 +6,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use overseer_adapter::{Adapter, AdapterError, Ended, NodeKey, Request};
-use overseer_protocol::{
-    BootPhase, Bootstrap, Cause, Claim, Endpoint, LaborId, LaborState, OnLeaseLost, Resources,
-};
-use parking_lot::Mutex;
-use tokio::sync::Notify;
+use overseer_protocol::{BootPhase, Bootstrap, Cause, Claim, Endpoint, LaborState, OnLeaseLost, Resources};
 
 use super::actor::FleetMessage;
+use super::record_writer::{RecordWriter, millis};
 use super::shared::FleetShared;
 use crate::claims::{Claims, NewClaim};
 use crate::control_plane::ControlPlane;
@@ -35,7 +32,7 @@ pub(crate) struct Nodes {
     /// The control plane was made for this fleet and ends with it.
     pub(crate) owns_plane: bool,
     pub(crate) actor: ractor::ActorRef<FleetMessage>,
-    pub(crate) ledger: Records,
+    pub(crate) records: RecordWriter,
 }
 
 impl Nodes {
@@ -53,15 +50,16 @@ impl Nodes {
         let batch = self.adapter.capabilities().batch.clamp(1, INTENTS);
         for lives in lives.chunks(batch) {
             match self.intend(lives).await {
-                Ok(requests) => {
+                Ok(intents) => {
+                    let (lives, requests): (Vec<Life>, Vec<Request>) = intents.into_iter().unzip();
                     let answers = self.adapter.provision(&requests).await;
-                    for (life, answer) in lives.iter().zip(answers) {
+                    for (life, answer) in lives.into_iter().zip(answers) {
                         match answer {
                             Ok(node) => {
-                                self.ledger.node(life.labor, node.provider_id);
-                                self.report(Event::Accepted(*life));
+                                self.records.node(life.labor, node.provider_id);
+                                self.report(Event::Accepted(life));
                             }
-                            Err(error) => self.report(refused(*life, &error)),
+                            Err(error) => self.report(refused(life, &error)),
                         }
                     }
                 }
@@ -76,7 +74,11 @@ impl Nodes {
         }
     }
 
-    async fn intend(&self, lives: &[Life]) -> Result<Vec<Request>, StoreError> {
+    /// Stores what is about to be asked for. A life that is over by now is left out: whoever
+    /// ended it found nothing to remove.
+    async fn intend(&self, lives: &[Life]) -> Result<Vec<(Life, Request)>, StoreError> {
+        // What ends a life from here on is written after its intent.
+        let _writing = self.records.hold().await;
         let now = SystemTime::now();
         let mut transaction = Transaction::new();
         let mut requests = Vec::with_capacity(lives.len());
@@ -95,10 +97,18 @@ impl Nodes {
                 cause: None,
                 updated_ms: millis(now),
             };
-            transaction.operations.extend([record.put(), operation]);
-            self.ledger.seed(record);
+            let put = record.put();
+            self.records.seed(record);
+            if self.shared.present(life.labor, life.generation).is_none() {
+                self.records.unseed(life.labor);
+                continue;
+            }
+            transaction.operations.extend([put, operation]);
             let bootstrap = self.bootstrap(*life, claim);
-            requests.push(Request { key, bootstrap, resources: self.resources.clone() });
+            requests.push((*life, Request { key, bootstrap, resources: self.resources.clone() }));
+        }
+        if requests.is_empty() {
+            return Ok(requests);
         }
         self.plane.store().transact(transaction).await?;
         Ok(requests)
@@ -142,99 +152,7 @@ impl Nodes {
     }
 }
 
-fn millis(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
-}
-
 fn refused(life: Life, error: &AdapterError) -> Event {
     let cause = Cause::AdapterError { reason: error.to_string() };
     Event::Refused { life, cause, retryable: error.is_retryable() }
-}
-
-/// The latest record of each labor, written behind the actor: only the newest state of a labor
-/// waits, so the number of labors bounds it.
-pub(crate) struct Records {
-    waiting: Mutex<BTreeMap<LaborId, Change>>,
-    latest: Mutex<BTreeMap<LaborId, LaborRecord>>,
-    changed: Notify,
-}
-
-enum Change {
-    Put,
-    Delete(LaborRecord),
-}
-
-impl Records {
-    pub(crate) fn new() -> Self {
-        Self { waiting: Mutex::default(), latest: Mutex::default(), changed: Notify::new() }
-    }
-
-    fn seed(&self, record: LaborRecord) {
-        self.latest.lock().insert(record.labor, record);
-    }
-
-    fn node(&self, labor: LaborId, provider_id: String) {
-        self.change(labor, |record| record.node = Some(provider_id));
-    }
-
-    pub(crate) fn enter(&self, life: Life, state: LaborState, cause: Option<Cause>) {
-        self.change(life.labor, |record| {
-            (record.generation, record.state, record.cause) = (life.generation, state, cause);
-        });
-    }
-
-    fn change(&self, labor: LaborId, change: impl FnOnce(&mut LaborRecord)) {
-        if let Some(record) = self.latest.lock().get_mut(&labor) {
-            change(record);
-            record.updated_ms = millis(SystemTime::now());
-            self.waiting.lock().insert(labor, Change::Put);
-            self.changed.notify_one();
-        }
-    }
-
-    pub(crate) fn forget(&self, labor: LaborId) {
-        if let Some(record) = self.latest.lock().remove(&labor) {
-            self.waiting.lock().insert(labor, Change::Delete(record));
-            self.changed.notify_one();
-        }
-    }
-
-    /// Writes what waits, until nothing does.
-    pub(crate) async fn flush(&self, plane: &ControlPlane) -> Result<(), StoreError> {
-        loop {
-            let changes: Vec<(LaborId, Change)> = {
-                let mut waiting = self.waiting.lock();
-                let take: Vec<LaborId> = waiting.keys().take(INTENTS).copied().collect();
-                take.into_iter().filter_map(|l| waiting.remove(&l).map(|c| (l, c))).collect()
-            };
-            if changes.is_empty() {
-                return Ok(());
-            }
-            let mut transaction = Transaction::new();
-            for (labor, change) in changes {
-                match change {
-                    Change::Delete(record) => {
-                        transaction = transaction.delete(record.key());
-                        transaction.operations.push(Claims::forget(labor));
-                    }
-                    Change::Put => {
-                        if let Some(record) = self.latest.lock().get(&labor) {
-                            transaction.operations.push(record.put());
-                        }
-                    }
-                }
-            }
-            plane.store().transact(transaction).await?;
-        }
-    }
-
-    /// Writes for as long as the fleet lives.
-    pub(crate) async fn run(&self, plane: ControlPlane) {
-        loop {
-            self.changed.notified().await;
-            if let Err(error) = self.flush(&plane).await {
-                tracing::error!(%error, "the state of labors could not be stored");
-            }
-        }
-    }
 }
