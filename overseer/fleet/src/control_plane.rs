@@ -16,7 +16,7 @@ use crate::authority::{Authority, AuthorityError};
 use crate::blobs::{BlobError, Blobs};
 use crate::claims::Claims;
 use crate::data_dir::{DataDir, DataDirError};
-use crate::fleet::FleetHandle;
+use crate::fleet::{FleetHandle, FleetShared};
 use crate::gateway::{self, Gateway};
 use crate::logs::Logs;
 use crate::payload::Payloads;
@@ -157,13 +157,20 @@ struct Inner {
     claims: Claims,
     authority: Authority,
     endpoints: Vec<Endpoint>,
-    fleets: RwLock<HashMap<FleetName, FleetHandle>>,
+    fleets: RwLock<HashMap<FleetName, Registered>>,
     next_session: AtomicU64,
     shutdown: watch::Sender<bool>,
     served: bool,
     servers: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     _socket_directory: Option<tempfile::TempDir>,
     data: DataDir,
+}
+
+/// A name that is taken: from before its fleet starts until nothing of it is left.
+struct Registered {
+    shared: Arc<FleetShared>,
+    /// None until the fleet may be asked for anything.
+    fleet: Option<FleetHandle>,
 }
 
 impl ControlPlane {
@@ -246,20 +253,34 @@ impl ControlPlane {
     }
 
     pub(crate) fn fleet(&self, name: &FleetName) -> Option<FleetHandle> {
-        self.inner.fleets.read().get(name).cloned()
+        self.inner.fleets.read().get(name).and_then(|registered| registered.fleet.clone())
     }
 
-    /// False when the name is taken.
-    pub(crate) fn add_fleet(&self, fleet: FleetHandle) -> bool {
+    /// Takes the name of a fleet that is about to start. False when another one has it.
+    pub(crate) fn reserve(&self, shared: &Arc<FleetShared>) -> bool {
         let mut fleets = self.inner.fleets.write();
-        let free = !fleets.contains_key(fleet.name());
+        let free = !fleets.contains_key(&shared.name);
         if free {
-            fleets.insert(fleet.name().clone(), fleet);
+            let registered = Registered { shared: Arc::clone(shared), fleet: None };
+            fleets.insert(shared.name.clone(), registered);
         }
         free
     }
 
-    pub(crate) fn remove_fleet(&self, name: &FleetName) {
-        self.inner.fleets.write().remove(name);
+    /// From now on labors find the fleet that has [reserved](Self::reserve) its name.
+    pub(crate) fn open(&self, fleet: FleetHandle) {
+        let mut fleets = self.inner.fleets.write();
+        let registered = fleets.get_mut(fleet.name()).filter(|r| Arc::ptr_eq(&r.shared, &fleet.shared));
+        if let Some(registered) = registered {
+            registered.fleet = Some(fleet);
+        }
+    }
+
+    /// Gives the name of a fleet free, unless another one has it by now.
+    pub(crate) fn release(&self, shared: &Arc<FleetShared>) {
+        let mut fleets = self.inner.fleets.write();
+        if fleets.get(&shared.name).is_some_and(|registered| Arc::ptr_eq(&registered.shared, shared)) {
+            fleets.remove(&shared.name);
+        }
     }
 }

@@ -15,6 +15,9 @@ async fn two_fleets_share_a_control_plane_and_know_nothing_of_each_other() {
     let (two, second) = TestFleet::with_one(probes!().control_plane(&plane)).await;
     let taken = probes!().name(one.name().as_str()).control_plane(&plane).start().await;
     assert!(matches!(taken, Err(StartError::NameTaken(_))));
+    // The one that has the name goes on as before: it is found by labors that join.
+    let third = one.start_child().await.unwrap();
+    within("a labor gets ready", third.ready()).await.unwrap();
     assert!(one.labor(second.id()).is_none());
     two.terminate_child(first.id());
     assert_eq!(first.call::<_, u32>("echo", &1).await.unwrap(), 1);

@@ -152,7 +152,7 @@ impl Actor for FleetActor {
         _: ActorRef<FleetMessage>,
         state: &mut FleetState,
     ) -> Result<(), ActorProcessingErr> {
-        state.nodes.plane.remove_fleet(&state.shared.name);
+        state.nodes.plane.release(&state.shared);
         state.tasks.iter().for_each(tokio::task::JoinHandle::abort);
         Ok(())
     }
@@ -213,7 +213,7 @@ impl FleetState {
         if !self.core.is_stopping() || !self.core.is_empty() {
             return self.arm(myself);
         }
-        self.nodes.plane.remove_fleet(&self.shared.name);
+        self.nodes.plane.release(&self.shared);
         let (nodes, replies) = (Arc::clone(&self.nodes), std::mem::take(&mut self.stopping));
         tokio::spawn(async move {
             if let Err(error) = nodes.records.flush(nodes.plane.store()).await {

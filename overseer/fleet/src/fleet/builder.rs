@@ -202,6 +202,9 @@ impl<H: Overseer> FleetBuilder<H> {
             plane.payloads(),
             plane.logs(),
         ));
+        if !plane.reserve(&shared) {
+            return Err(StartError::NameTaken(name));
+        }
         let (nodes_plane, nodes_shared) = (plane.clone(), Arc::clone(&shared));
         let (resources, release_keys, environment) = (self.resources, self.trust, self.environment);
         let nodes = Box::new(move |actor| Nodes {
@@ -217,14 +220,15 @@ impl<H: Overseer> FleetBuilder<H> {
             records: RecordWriter::new(),
         });
         let arguments = FleetArguments { shared: Arc::clone(&shared), nodes, seed: crate::random::u64() };
-        let (actor, _) = FleetActor::spawn(None, FleetActor, arguments)
-            .await
-            .map_err(|e| StartError::Init(e.to_string()))?;
+        let actor = match FleetActor::spawn(None, FleetActor, arguments).await {
+            Ok((actor, _)) => actor,
+            Err(error) => {
+                plane.release(&shared);
+                return Err(StartError::Init(error.to_string()));
+            }
+        };
         let handle = FleetHandle { shared, actor };
-        if !plane.add_fleet(handle.clone()) {
-            handle.actor.stop(None);
-            return Err(StartError::NameTaken(name));
-        }
+        plane.open(handle.clone());
         let arguments = (self.handler, handle.clone());
         let started =
             HandlerActor::spawn_linked(None, HandlerActor::new(), arguments, handle.actor.get_cell()).await;
