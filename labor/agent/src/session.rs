@@ -72,8 +72,6 @@ impl Standing {
 /// A session that was welcomed.
 pub(crate) struct Attached {
     pub(crate) welcome: proto::Welcome,
-    /// For `Renew`.
-    pub(crate) channel: Channel,
     /// What the Hello said; it may have changed since.
     pub(crate) said_ready: bool,
     /// Of the outbox.
@@ -275,7 +273,7 @@ impl Dialer {
             }
         };
         let said_ready = hello.ready;
-        let mut client = SessionClient::new(channel.clone())
+        let mut client = SessionClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         let outgoing = self.outbox.begin(hello);
@@ -293,7 +291,7 @@ impl Dialer {
                 welcome.version, PROTOCOL.oldest, PROTOCOL.newest
             )));
         }
-        Ok((Attached { welcome, channel, said_ready, stream }, Incoming { orders, early: first.collect() }))
+        Ok((Attached { welcome, said_ready, stream }, Incoming { orders, early: first.collect() }))
     }
 }
 

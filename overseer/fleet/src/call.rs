@@ -1,8 +1,9 @@
 //! A request that lives and dies with its caller, in memory.
 
+use std::fmt;
 use std::time::Duration;
 
-use overseer_protocol::{CallErrorCode, Cause, LaborId, MAX_PAYLOAD};
+use overseer_protocol::{CallErrorCode, Cause, LaborId};
 
 /// Deadlines and limits of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,27 @@ impl CallOptions {
     }
 }
 
+/// How much one labor may have at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// So many calls without an answer.
+    Calls(usize),
+    /// So many calls and casts that its connection has not taken yet.
+    Waiting(usize),
+    /// So many bytes of calls and casts that its connection has not taken yet.
+    Bytes(usize),
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Calls(n) => write!(f, "{n} calls open"),
+            Self::Waiting(n) => write!(f, "{n} calls and casts waiting to be sent"),
+            Self::Bytes(n) => write!(f, "{n} bytes waiting to be sent"),
+        }
+    }
+}
+
 /// Why a call gave no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
@@ -61,19 +83,21 @@ pub enum CallError {
         /// The queue deadline.
         waited: Duration,
     },
-    /// The labor has all the calls that it may have.
-    #[error("labor {labor} has {limit} calls open already; wait for some to end")]
+    /// The labor has all that it may have.
+    #[error("labor {labor} has {bound} already; wait for some to end")]
     Overloaded {
         /// Which.
         labor: LaborId,
-        /// The bound.
-        limit: usize,
+        /// The bound that was met.
+        bound: Bound,
     },
     /// Over the limit.
-    #[error("a payload of {size} bytes is over the limit of {MAX_PAYLOAD}; pass it as a blob")]
+    #[error("a payload of {size} bytes is over the limit of {limit}; pass it as a blob")]
     TooLarge {
         /// Bytes.
         size: usize,
+        /// Most bytes: less for a cast, which has to fit in one message.
+        limit: usize,
     },
     /// The labor or its plugin answered with an error.
     #[error("{code}: {message}")]

@@ -278,11 +278,7 @@ impl Labor {
     /// # Errors
     /// As [`Labor::start_call`].
     pub async fn cast<In: Serialize + ?Sized>(&self, method: &str, argument: &In) -> Result<(), CallError> {
-        let payload = Bytes::from(encode(argument)?);
-        if payload.len() > INLINE_PAYLOAD {
-            return Err(CallError::TooLarge { size: payload.len() });
-        }
-        self.session()?.begin(method, Body::Inline(payload), CallOptions::default(), None).map(|_| ())
+        self.session()?.cast(method, encode(argument)?.into())
     }
 
     fn session(&self) -> Result<Arc<Session>, CallError> {
@@ -330,9 +326,9 @@ pub(crate) async fn begin(
         kept = Some(blob);
         Body::Blob(digest)
     } else {
-        return Err(CallError::TooLarge { size: payload.len() });
+        return Err(CallError::TooLarge { size: payload.len(), limit: MAX_PAYLOAD });
     };
-    let id = session.begin(method, body, options, Some(reply))?;
+    let id = session.begin(method, body, options, reply)?;
     Ok(OpenCall { guard: Guard { session, id, open: true }, answer, payloads, _kept: kept })
 }
 

@@ -143,7 +143,7 @@ async fn the_users_state_is_called_and_cast() {
     assert!(state.call_state(|_| ()).await.is_err());
     assert!(
         eventually("it has stopped", async || state.cast_state(|_| ()).err()).await
-            == overseer::fleet::Stopped
+            == overseer::fleet::CastStateError::Stopped(overseer::fleet::Stopped)
     );
 }
 

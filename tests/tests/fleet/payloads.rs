@@ -72,7 +72,7 @@ async fn more_than_the_limit_is_refused_on_either_way() {
     let (fleet, labor) = TestFleet::with_one(probes!()).await;
     let over = 64 * MIB + 1;
     let sent = labor.call_bytes("echo", vec![0; over], CallOptions::default()).await;
-    assert_eq!(sent.unwrap_err(), CallError::TooLarge { size: over });
+    assert_eq!(sent.unwrap_err(), CallError::TooLarge { size: over, limit: overseer_protocol::MAX_PAYLOAD });
     let result = labor.call_bytes("big", over.to_string(), CallOptions::default());
     match within("an answer", result).await {
         Err(CallError::Answered { code: CallErrorCode::TooLarge, message, .. }) => {

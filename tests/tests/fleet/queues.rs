@@ -162,3 +162,23 @@ async fn a_broadcast_reaches_every_ready_labor_and_a_cast_has_no_answer() {
     assert_eq!(fleet.call::<_, u32>("echo", &1).await.unwrap(), 1);
     fleet.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn casts_of_a_fleet_are_spread_and_one_that_is_too_large_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (fleet, labors) = TestFleet::with(probes!(), 3).await;
+    for n in 0..12 {
+        let mark = directory.path().join(n.to_string());
+        fleet.cast("mark", &(mark, 0)).await.unwrap();
+    }
+    eventually("all have run", async || {
+        (std::fs::read_dir(directory.path()).unwrap().count() == 12).then_some(())
+    })
+    .await;
+    let large = "x".repeat(300 * 1024);
+    let refused = labors[0].cast("echo", &large).await;
+    let Err(CallError::TooLarge { size, limit }) = refused else { panic!("{refused:?}") };
+    assert!(size > limit && limit == 256 * 1024);
+    assert!(fleet.cast("echo", &large).await.is_err());
+    fleet.end().await;
+}

@@ -1,9 +1,10 @@
 //! What labors say by themselves.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use overseer::telemetry::Batch;
-use overseer::{Body, Labor, Quiet};
+use overseer::{Body, Fleet, FleetEvent, Labor, Overseer, Quiet, Record};
 use overseer_tests::proxy::Cables;
 use overseer_tests::{TestFleet, builder, eventually, labor, probes, within};
 
@@ -144,18 +145,69 @@ async fn a_flood_that_nobody_can_take_is_dropped_and_counted_and_calls_go_on() {
     assert_eq!(within("a call", labor.call::<_, u32>("echo", &1)).await.unwrap(), 1);
     within("an answer", flood.answer()).await.unwrap();
     tick(&labor, 1).await;
-    let (mut records, mut dropped, mut first) = (0, 0, true);
-    loop {
+    // The first was said when the plugin started, the last by the call after the flood.
+    let (total, mut records, mut dropped, mut last) = (FLOOD + 2, 0, 0, 0);
+    while last < total {
         let batch = within("a batch", telemetry.next()).await.unwrap();
         records += u64::from(batch.count);
         dropped = dropped.max(batch.dropped);
-        let last = ticks(&batch) == [0] && !first;
-        first = first && ticks(&batch).is_empty();
-        if last || records + dropped.max(telemetry.missed()) >= FLOOD + 2 {
-            break;
+        last = batch.first + u64::from(batch.count);
+    }
+    let missed = telemetry.missed();
+    println!("{records} records came, {missed} did not, of those {dropped} were dropped by the labor");
+    assert_eq!(last, total);
+    assert_eq!(records + missed, total, "every record came or is counted");
+    assert!(dropped <= missed);
+    fleet.end().await;
+}
+
+/// Takes nothing until it is let, then counts.
+struct Slow {
+    gate: Arc<tokio::sync::Semaphore>,
+    seen: u64,
+    dropped: u64,
+    newest: Option<u64>,
+}
+
+impl Overseer for Slow {
+    async fn handle_telemetry(&mut self, _: &Fleet<Self>, _: &Labor, record: &Record<'_>) {
+        self.gate.acquire().await.unwrap().forget();
+        self.gate.add_permits(1);
+        self.seen += 1;
+        if let Body::Event { name: "tick", data } = record.body {
+            self.newest = serde_json::from_slice(data).ok();
         }
     }
-    println!("{records} records came, {dropped} were dropped by the labor, {} here", telemetry.missed());
-    assert!(records + telemetry.missed() + dropped >= FLOOD + 2);
+
+    async fn handle_event(&mut self, _: &Fleet<Self>, event: &FleetEvent) {
+        if let FleetEvent::TelemetryDropped { records } = event {
+            self.dropped += records;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_callback_loses_the_oldest_and_is_told_how_many() {
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let slow = Slow { gate: Arc::clone(&gate), seen: 0, dropped: 0, newest: None };
+    let fleet = TestFleet::start(probes!(slow)).await;
+    let labor = fleet.start_child().await.unwrap();
+    within("ready", labor.ready()).await.unwrap();
+    let mut others = fleet.telemetry();
+    // Each goes in a batch of its own, for the next is said after it has come.
+    const TICKS: u64 = 600;
+    for number in 0..TICKS {
+        within("an answer", labor.call::<_, ()>("tick", &number)).await.unwrap();
+        within("a batch", others.next()).await.unwrap();
+    }
+    gate.add_permits(1);
+    // One record was said when the plugin started.
+    let (seen, dropped) = eventually("all are told or counted", async || {
+        let counts = fleet.call_state(|s| (s.seen, s.dropped, s.newest)).await.unwrap();
+        (counts.2 == Some(TICKS - 1)).then_some((counts.0, counts.1))
+    })
+    .await;
+    assert_eq!(seen + dropped, TICKS + 1);
+    assert!(dropped >= 300, "only {dropped} were dropped");
     fleet.end().await;
 }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use overseer::{ControlPlane, Generation, LaborId};
 use overseer_protocol::Identity;
-use overseer_protocol::proto::{FetchBlobRequest, ReleaseRequest, RenewRequest};
+use overseer_protocol::proto::{
+    self, FetchBlobRequest, Heartbeat, ReleaseRequest, RenewRequest, Report, ToOverseer, order, report,
+};
 use overseer_tests::peer::{self, Keys};
 use overseer_tests::processes::{self, Role};
 use overseer_tests::{eventually, within};
@@ -118,6 +120,36 @@ async fn an_open_session_ends_with_its_certificate() {
     .await;
     let message = refused(ended, Code::Unauthenticated);
     assert!(message.contains("run out"), "{message}");
+    scene.fleet.terminate_child(labor.id());
+    scene.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_session_outlives_its_certificate_once_that_was_renewed() {
+    let scene = Scene::open().await;
+    let (labor, _) = scene.played().await;
+    let authority = scene.authority().await;
+    let identity = Identity { labor: labor.id(), ..scene.identity() };
+    let short = Keys::generate().issued(&authority, &identity, Duration::from_secs(3));
+    let endpoint = &scene.plane.endpoints()[0];
+    let channel = peer::dial(endpoint, authority.certificate(), Some(short)).await.unwrap();
+    let (reports, mut orders) = peer::attach(&channel, vec![peer::hello()]).await.unwrap();
+    let renewal = RenewRequest { csr: Keys::generate().request.into() };
+    peer::session(&channel).renew(renewal).await.unwrap();
+    // Whatever else is asked over this connection is refused, for it shows the old one.
+    eventually("it has run out", async || {
+        let blob = FetchBlobRequest { digest: "0".repeat(64) };
+        let answer = peer::bulk(&channel).fetch_blob(blob).await;
+        (answer.unwrap_err().code() == Code::Unauthenticated).then_some(())
+    })
+    .await;
+    let beat = report::Kind::Heartbeat(Heartbeat { seq: 77, ..Heartbeat::default() });
+    reports.send(ToOverseer { reports: vec![Report { kind: Some(beat) }] }).await.unwrap();
+    let is_ours = |o: proto::Order| matches!(o.kind, Some(order::Kind::Lease(l)) if l.seq == 77);
+    within("a lease", async {
+        while !orders.message().await.unwrap().unwrap().orders.into_iter().any(is_ours) {}
+    })
+    .await;
     scene.fleet.terminate_child(labor.id());
     scene.close().await;
 }

@@ -4,6 +4,7 @@
 
 mod certificates;
 mod claims;
+mod floods;
 mod garbage;
 mod requests;
 mod scene;

@@ -17,7 +17,6 @@ use overseer_protocol::{Bootstrap, Cause, OnLeaseLost};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tonic::transport::Channel;
 
 use crate::bulk::Bulk;
 use crate::cache::Directory;
@@ -71,7 +70,6 @@ pub(crate) struct Agent {
 /// A session that is up.
 struct Session {
     number: u64,
-    channel: Channel,
     task_prefix: u64,
     beat: Duration,
     next_beat: Instant,
@@ -202,7 +200,7 @@ impl Agent {
     }
 
     fn on_up(&mut self, attached: Attached) {
-        let Attached { welcome, channel, said_ready, stream } = attached;
+        let Attached { welcome, said_ready, stream } = attached;
         if self.session.is_some() {
             // Replaced: the Overseer has given up what it still had to answer.
             self.on_down();
@@ -217,7 +215,6 @@ impl Agent {
         }
         self.session = Some(Session {
             number: welcome.session,
-            channel,
             task_prefix: welcome.task_prefix,
             beat,
             next_beat: now + beat,
@@ -301,9 +298,8 @@ impl Agent {
         self.report(Kind::Heartbeat(beat));
     }
 
-    /// Renews the certificate in time, and moves to it when that costs no call. A call that runs
-    /// longer is not cut by us: should the Overseer end the session when its certificate does,
-    /// the next one is dialled with the new certificate.
+    /// Renews the certificate in time, and moves to it when that costs no call. Until then the
+    /// session goes on: it is good for as long as the newest certificate of its labor.
     fn renewal(&mut self, now: Instant) {
         if self.reattach && self.calls.running() + self.calls.waiting() == 0 && self.session.is_some() {
             self.reattach = false;
@@ -311,11 +307,11 @@ impl Agent {
             return;
         }
         if self.renew_at.is_some_and(|at| at <= now)
-            && let Some(session) = &self.session
+            && self.session.is_some()
+            && let Some((endpoint, credentials)) = self.standing.place()
         {
             self.renew_at = None;
-            let channel = session.channel.clone();
-            self.work.spawn(work::renew(channel));
+            self.work.spawn(work::renew(endpoint, credentials));
         } else if self.renew_at.is_some_and(|at| at <= now) {
             // Without a session there is nobody to ask; after the next Welcome there is.
             self.renew_at = Some(now + Duration::from_secs(1));

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use overseer_protocol::proto::report::Kind;
-use overseer_protocol::{CallErrorCode, Cause, MAX_PAYLOAD, ReleaseId};
+use overseer_protocol::{CallErrorCode, Cause, Endpoint, MAX_PAYLOAD, ReleaseId};
 use tokio::task::JoinError;
 use tokio::time::Instant;
-use tonic::transport::Channel;
 
 use super::Agent;
 use super::hosting::Started;
 use crate::bulk::{Bulk, BulkError};
 use crate::calls::Event;
+use crate::connect::{self, Credentials, Purpose};
 use crate::host::Host;
 use crate::join::{self, JoinError as Refusal, Pass};
 use crate::load::{LoadError, Loaded};
@@ -50,8 +50,14 @@ pub(super) enum Work {
     Flushed,
 }
 
-pub(super) async fn renew(channel: Channel) -> Work {
-    Work::Renewed(join::renew(channel).await)
+/// Over a connection of its own, as who we are now: that of the session may be older than the
+/// certificate, for it is not left while calls run on it.
+pub(super) async fn renew(endpoint: Endpoint, credentials: Credentials) -> Work {
+    let renewed = match connect::connect(&endpoint, &credentials, Purpose::Session).await {
+        Ok(channel) => join::renew(channel).await,
+        Err(error) => Err(Refusal::Retry(error.to_string())),
+    };
+    Work::Renewed(renewed)
 }
 
 pub(super) async fn fetch(bulk: Bulk, id: u64, digest: String) -> Work {

@@ -228,6 +228,7 @@ impl FleetCore {
             generation: Generation::FIRST,
             phase: Phase::Requested,
             deadline: None,
+            load_by: None,
             heard: now,
             lease_end: now,
             failures: 0,
@@ -270,6 +271,7 @@ impl FleetCore {
     fn ready(&mut self, now: Millis, life: Life, session: SessionId, out: &mut Vec<Effect>) {
         if let Some(labor) = self.labors.get_mut(&life.labor) {
             labor.failures = 0;
+            labor.load_by = None;
         }
         // Whoever sees the state may call.
         out.push(Effect::OpenForCalls(life, session));
@@ -394,6 +396,7 @@ impl FleetCore {
     fn next_life(&mut self, now: Millis, id: LaborId, out: &mut Vec<Effect>) {
         if let Some(labor) = self.labors.get_mut(&id) {
             labor.generation = labor.generation.next();
+            labor.load_by = None;
             labor.heard = now;
             self.request(now, id, out);
         }
@@ -419,6 +422,11 @@ impl FleetCore {
             _ => labor.boot_step(&options.deadlines).map(|(_, d)| d),
         };
         labor.deadline = last.map(|d| now + d.as_millis() as u64);
+        if matches!(labor.phase, Phase::Loading { .. } | Phase::Loaded { .. }) {
+            let whole = options.deadlines.load + options.deadlines.start;
+            let by = *labor.load_by.get_or_insert(now + whole.as_millis() as u64);
+            labor.deadline = labor.deadline.map(|deadline| deadline.min(by));
+        }
         out.push(Effect::State(life, labor.state(), cause));
     }
 

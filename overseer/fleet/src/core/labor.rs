@@ -49,6 +49,8 @@ pub(super) struct Labor {
     pub(super) phase: Phase,
     /// When the phase has lasted too long.
     pub(super) deadline: Option<Millis>,
+    /// When its release must run, however often it attaches anew meanwhile.
+    pub(super) load_by: Option<Millis>,
     /// When the last word of the agent came.
     pub(super) heard: Millis,
     /// No node of this life lives on after this: its lease has run out.

@@ -255,6 +255,28 @@ fn a_killed_labor_is_replaced_at_once_and_a_silent_one_after_grace() {
 }
 
 #[test]
+fn a_labor_that_attaches_again_and_again_does_not_load_for_ever() {
+    let mut core = FleetCore::new(options(Restart::Temporary, Escalation::GiveUpLabor), 1);
+    let life = Life { labor: id(0), generation: Generation::FIRST };
+    core.on_event(0, Event::Start(id(0)));
+    core.on_event(0, Event::Accepted(life));
+    core.on_event(0, Event::Joined(life));
+    let deadlines = Deadlines::default();
+    let whole = (deadlines.load + deadlines.start).as_millis() as u64;
+    for n in 0.. {
+        let now = n * 1_000;
+        let attached = Event::Attached { life, session: SessionId(n + 1), ready: false };
+        core.on_event(now, attached);
+        let effects = core.on_event(now, Event::Tick);
+        if effects.contains(&Effect::Terminate(life)) {
+            assert_eq!(now, whole);
+            return;
+        }
+        assert!(now < whole, "it still loads");
+    }
+}
+
+#[test]
 fn restarts_beyond_the_intensity_escalate() {
     let mut core = FleetCore::new(options(Restart::Permanent, Escalation::StopFleet), 1);
     let mut life = ready(&mut core, 0);

@@ -1,9 +1,10 @@
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use overseer_protocol::{Cause, Facts, ReleaseId};
+use parking_lot::Mutex;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 
 use super::{Fleet, FleetHandle};
@@ -12,7 +13,8 @@ use crate::core::WhatNext;
 use crate::labor::Labor;
 use crate::telemetry::Batch;
 
-/// Batches of telemetry that wait for `handle_telemetry`; newer ones are dropped and counted.
+/// Batches of telemetry that wait for `handle_telemetry`; then the oldest is dropped and its
+/// records are counted.
 const TELEMETRY_BATCHES: usize = 256;
 
 /// What the callbacks are told. Bounded by the number of labors and their changes.
@@ -41,22 +43,54 @@ pub(crate) type Visit<H> = Box<dyn FnOnce(&mut H) + Send>;
 
 pub(crate) enum HandlerMessage<H> {
     Told(Told),
-    Telemetry(Labor, Batch),
+    /// A batch of telemetry waits.
+    Telemetry,
     /// A call or cast to the user's own state.
     Visit(Visit<H>),
 }
 
+/// What waits beside the mailbox, so that it has a bound.
 #[derive(Default)]
-pub(crate) struct Gauge {
-    waiting: AtomicUsize,
-    dropped: AtomicU64,
+pub(crate) struct Waiting {
+    telemetry: Mutex<TelemetryQueue>,
     /// Where the callbacks run.
     task: OnceLock<tokio::task::Id>,
 }
 
+#[derive(Default)]
+struct TelemetryQueue {
+    batches: VecDeque<(Labor, Batch)>,
+    /// Records dropped since the callback was last told.
+    dropped: u64,
+    /// Whether a message that says so is on its way.
+    announced: bool,
+}
+
+impl Waiting {
+    /// Queues a batch; true when the callbacks are to be told of it.
+    fn push(&self, labor: Labor, batch: Batch) -> bool {
+        let mut queue = self.telemetry.lock();
+        if queue.batches.len() == TELEMETRY_BATCHES
+            && let Some((_, oldest)) = queue.batches.pop_front()
+        {
+            queue.dropped += u64::from(oldest.count);
+        }
+        queue.batches.push_back((labor, batch));
+        !std::mem::replace(&mut queue.announced, true)
+    }
+
+    /// The oldest batch, what was dropped before it, and whether another one waits.
+    fn pop(&self) -> (Option<(Labor, Batch)>, u64, bool) {
+        let mut queue = self.telemetry.lock();
+        let batch = queue.batches.pop_front();
+        queue.announced = !queue.batches.is_empty();
+        (batch, std::mem::take(&mut queue.dropped), queue.announced)
+    }
+}
+
 pub(crate) struct Port<H: Overseer> {
-    pub(crate) actor: ActorRef<HandlerMessage<H>>,
-    pub(crate) gauge: Arc<Gauge>,
+    actor: ActorRef<HandlerMessage<H>>,
+    waiting: Arc<Waiting>,
 }
 
 #[async_trait]
@@ -67,12 +101,9 @@ impl<H: Overseer> HandlerPort for Port<H> {
     }
 
     fn telemetry(&self, labor: Labor, batch: &Batch) {
-        if self.gauge.waiting.fetch_add(1, Ordering::Relaxed) >= TELEMETRY_BATCHES {
-            self.gauge.waiting.fetch_sub(1, Ordering::Relaxed);
-            self.gauge.dropped.fetch_add(u64::from(batch.count), Ordering::Relaxed);
-            return;
+        if self.waiting.push(labor, batch.clone()) {
+            let _ = self.actor.cast(HandlerMessage::Telemetry);
         }
-        let _ = self.actor.cast(HandlerMessage::Telemetry(labor, batch.clone()));
     }
 
     fn finish(&self, supervisor: ActorCell) {
@@ -83,7 +114,7 @@ impl<H: Overseer> HandlerPort for Port<H> {
 
     async fn finished(&self, patience: Duration) {
         let here = tokio::task::try_id();
-        if here.is_some() && here == self.gauge.task.get().copied() {
+        if here.is_some() && here == self.waiting.task.get().copied() {
             return;
         }
         if self.actor.wait(Some(patience)).await.is_err() {
@@ -104,7 +135,7 @@ impl<H> HandlerActor<H> {
 pub(crate) struct HandlerState<H: Overseer> {
     handler: H,
     fleet: Fleet<H>,
-    gauge: Arc<Gauge>,
+    waiting: Arc<Waiting>,
 }
 
 impl<H: Overseer> Actor for HandlerActor<H> {
@@ -117,34 +148,40 @@ impl<H: Overseer> Actor for HandlerActor<H> {
         myself: ActorRef<Self::Msg>,
         (mut handler, handle): Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let gauge = Arc::<Gauge>::default();
-        let port = Port { actor: myself.clone(), gauge: Arc::clone(&gauge) };
+        let waiting = Arc::<Waiting>::default();
+        let port = Port { actor: myself.clone(), waiting: Arc::clone(&waiting) };
         let _ = handle.shared.handler.set(Arc::new(port));
         let fleet = Fleet { handle, handler: myself };
         handler.init(&fleet).await?;
-        Ok(HandlerState { handler, fleet, gauge })
+        Ok(HandlerState { handler, fleet, waiting })
     }
 
     async fn handle(
         &self,
-        _: ActorRef<Self::Msg>,
+        myself: ActorRef<Self::Msg>,
         message: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        let HandlerState { handler, fleet, gauge } = state;
-        gauge.task.get_or_init(tokio::task::id);
+        let HandlerState { handler, fleet, waiting } = state;
+        waiting.task.get_or_init(tokio::task::id);
         match message {
             HandlerMessage::Visit(visit) => visit(handler),
-            HandlerMessage::Telemetry(labor, batch) => {
-                gauge.waiting.fetch_sub(1, Ordering::Relaxed);
-                for record in batch.iter() {
-                    handler.handle_telemetry(fleet, &labor, &record).await;
-                }
-                let dropped = gauge.dropped.swap(0, Ordering::Relaxed);
+            HandlerMessage::Telemetry => loop {
+                let (batch, dropped, more) = waiting.pop();
                 if dropped > 0 {
                     handler.handle_event(fleet, &FleetEvent::TelemetryDropped { records: dropped }).await;
                 }
-            }
+                if let Some((labor, batch)) = batch {
+                    for record in batch.iter() {
+                        handler.handle_telemetry(fleet, &labor, &record).await;
+                    }
+                }
+                // Behind what else waits: a flood of telemetry delays nothing by more than a batch.
+                // At the end nothing comes in any more, and what is left is told here.
+                if !more || myself.cast(HandlerMessage::Telemetry).is_ok() {
+                    break;
+                }
+            },
             HandlerMessage::Told(told) => match told {
                 Told::Connected(labor, facts) => handler.handle_connected(fleet, &labor, &facts).await,
                 Told::Loaded(labor, release) => handler.handle_loaded(fleet, &labor, &release).await,

@@ -23,6 +23,7 @@ pub use self::builder::{FleetBuilder, StartError};
 pub(crate) use self::handler::Told;
 use self::handler::{HandlerMessage, Visit};
 pub(crate) use self::shared::FleetShared;
+use self::shared::Place;
 use crate::call::{CallError, CallOptions};
 use crate::callbacks::{Overseer, Quiet};
 use crate::core::{AtCapacity, Event, Life};
@@ -34,6 +35,22 @@ use crate::telemetry::Telemetry;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the fleet has stopped; start a new one")]
 pub struct Stopped;
+
+/// Casts to the user's own state that may wait; more are refused.
+pub const WAITING_CASTS: usize = 65_536;
+
+/// Why the user's own state was not cast to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CastStateError {
+    /// The callbacks are behind by as much as they may be.
+    #[error(
+        "{WAITING_CASTS} casts to the state of the callbacks wait already; wait for some with call_state"
+    )]
+    Full,
+    /// The fleet has stopped.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
 
 /// Why no child was started.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -199,13 +216,7 @@ impl FleetHandle {
     /// # Errors
     /// As [`Labor::cast`]; [`CallError::NoLabor`] at once when none is ready.
     pub async fn cast<In: Serialize + ?Sized>(&self, method: &str, argument: &In) -> Result<(), CallError> {
-        let Some(session) = self.shared.ready_sessions().into_iter().min_by_key(|s| s.load()) else {
-            return Err(CallError::NoLabor { waited: std::time::Duration::ZERO });
-        };
-        match self.labor(session.life.labor) {
-            Some(labor) => labor.cast(method, argument).await,
-            None => Err(CallError::NoLabor { waited: std::time::Duration::ZERO }),
-        }
+        self.shared.cast(method, encode(argument)?.into())
     }
 
     /// Calls a typed method on every labor that is ready, all at once; the answers in order of
@@ -313,9 +324,14 @@ impl<H: Overseer> Fleet<H> {
     /// Casts to the user's own state: `visit` runs on it some time later.
     ///
     /// # Errors
-    /// [`Stopped`].
-    pub fn cast_state(&self, visit: impl FnOnce(&mut H) + Send + 'static) -> Result<(), Stopped> {
-        self.visit(Box::new(visit))
+    /// [`CastStateError`]; `visit` does not run then.
+    pub fn cast_state(&self, visit: impl FnOnce(&mut H) + Send + 'static) -> Result<(), CastStateError> {
+        let place = Place::take(&self.shared.state_casts, WAITING_CASTS).ok_or(CastStateError::Full)?;
+        self.visit(Box::new(move |state| {
+            drop(place);
+            visit(state);
+        }))?;
+        Ok(())
     }
 
     fn visit(&self, visit: Visit<H>) -> Result<(), Stopped> {

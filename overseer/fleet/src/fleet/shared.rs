@@ -1,7 +1,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use overseer_protocol::{Cause, FleetName, Generation, LaborId, LaborState, SessionId};
@@ -38,7 +38,9 @@ pub(crate) struct FleetShared {
     pub(crate) sessions: Mutex<HashMap<SessionId, Arc<Session>>>,
     ready: RwLock<Vec<Arc<Session>>>,
     ready_changed: Notify,
-    waiting: AtomicUsize,
+    waiting: Arc<AtomicUsize>,
+    /// Casts to the state of the callbacks that wait.
+    pub(super) state_casts: Arc<AtomicUsize>,
     turn: AtomicUsize,
     pub(crate) telemetry: broadcast::Sender<Batch>,
     pub(crate) events: broadcast::Sender<HistoryEntry>,
@@ -66,7 +68,8 @@ impl FleetShared {
             sessions: Mutex::default(),
             ready: RwLock::default(),
             ready_changed: Notify::new(),
-            waiting: AtomicUsize::new(0),
+            waiting: Arc::default(),
+            state_casts: Arc::default(),
             turn: AtomicUsize::new(0),
             telemetry: broadcast::Sender::new(SUBSCRIBER_BATCHES),
             events: broadcast::Sender::new(EVENTS),
@@ -107,6 +110,17 @@ impl FleetShared {
 
     pub(crate) fn session(&self, id: SessionId) -> Option<Arc<Session>> {
         self.sessions.lock().get(&id).cloned()
+    }
+
+    /// A labor has a newer certificate: what it has open may go on until that runs out.
+    pub(crate) fn extend_sessions(&self, life: Life, valid_until: SystemTime) {
+        for session in self.sessions.lock().values().filter(|s| s.life == life) {
+            session.valid_until.send_if_modified(|until| {
+                let later = valid_until > *until;
+                *until = valid_until.max(*until);
+                later
+            });
+        }
     }
 
     pub(crate) fn open_for_calls(&self, id: SessionId) {
@@ -153,10 +167,6 @@ impl FleetShared {
         }
     }
 
-    pub(crate) fn ready_sessions(&self) -> Vec<Arc<Session>> {
-        self.ready.read().clone()
-    }
-
     /// The ready labor with the fewest open calls for its places; equals take turns.
     fn least_loaded(&self) -> Option<Arc<Session>> {
         let ready = self.ready.read();
@@ -189,11 +199,23 @@ impl FleetShared {
                     other => return other,
                 }
             }
-            let _place = Waiting::enter(&self.waiting)?;
+            let place = Place::take(&self.waiting, WAITING_CALLS);
+            let _place = place.ok_or(CallError::NoLabor { waited: Duration::ZERO })?;
             if tokio::time::timeout_at(deadline, changed).await.is_err() {
                 return Err(CallError::NoLabor { waited });
             }
         }
+    }
+
+    /// Sends a message without an answer to the least loaded labor that takes it.
+    pub(crate) fn cast(&self, method: &str, payload: Bytes) -> Result<(), CallError> {
+        while let Some(session) = self.least_loaded() {
+            match session.cast(method, payload.clone()) {
+                Err(CallError::LaborLost { .. }) => self.pass_by(session.id),
+                other => return other,
+            }
+        }
+        Err(CallError::NoLabor { waited: Duration::ZERO })
     }
 
     /// Routes a batch of a labor's telemetry to everybody who listens.
@@ -223,19 +245,18 @@ impl FleetShared {
     }
 }
 
-struct Waiting<'a>(&'a AtomicUsize);
+/// One place among those that wait, given back when dropped.
+pub(super) struct Place(Arc<AtomicUsize>);
 
-impl<'a> Waiting<'a> {
-    fn enter(count: &'a AtomicUsize) -> Result<Self, CallError> {
-        if count.fetch_add(1, Ordering::Relaxed) >= WAITING_CALLS {
-            count.fetch_sub(1, Ordering::Relaxed);
-            return Err(CallError::NoLabor { waited: Duration::ZERO });
-        }
-        Ok(Self(count))
+impl Place {
+    /// None when all are taken.
+    pub(super) fn take(taken: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let place = Self(Arc::clone(taken));
+        (taken.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

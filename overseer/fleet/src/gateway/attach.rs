@@ -5,9 +5,11 @@ use std::time::{Duration, SystemTime};
 use overseer_protocol::proto::session_server::Session as SessionService;
 use overseer_protocol::proto::{self, Hello, RenewRequest, Report, ToOverseer, order, report};
 use overseer_protocol::{Cause, Facts, PROTOCOL};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Gateway;
+use super::pace::Pace;
 use super::peer::Peer;
 use crate::callbacks::FleetEvent;
 use crate::core::{Event, Life};
@@ -38,7 +40,7 @@ impl SessionService for Gateway {
 
         let life = Life::of(&identity);
         let id = self.plane.next_session();
-        let session = Session::new(id, life, labor.task_prefix, Arc::clone(&labor.next_call));
+        let session = Session::new(id, life, labor.task_prefix, Arc::clone(&labor.next_call), not_after);
         let session = Arc::new(session);
         session.concurrency.store(hello.concurrency.max(1), Ordering::Relaxed);
         let options = &fleet.shared.options;
@@ -54,17 +56,18 @@ impl SessionService for Gateway {
         fleet.event(Event::Attached { life, session: id, ready: hello.ready && runs });
 
         let stream = LaneStream(Arc::clone(&session.lanes));
-        let attachment = Attachment { session, labor, fleet };
-        tokio::spawn(async move {
-            rest.into_iter().for_each(|report| attachment.take(report));
-            attachment.run(reports, not_after).await;
-        });
+        let pace = Pace::new(options.heartbeat, Instant::now());
+        let attachment = Attachment { session, labor, fleet, pace };
+        tokio::spawn(attachment.run(rest, reports));
         Ok(Response::new(stream))
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<proto::Identity>, Status> {
-        let Peer { identity, .. } = self.peer(&request)?;
+        let Peer { identity, fleet, .. } = self.peer(&request)?;
         let issued = self.certificate(&request.into_inner().csr, &identity, SystemTime::now())?;
+        // A call may run for longer than a certificate is good.
+        let not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(issued.not_after);
+        fleet.shared.extend_sessions(Life::of(&identity), not_after);
         Ok(Response::new(issued))
     }
 }
@@ -85,26 +88,33 @@ struct Attachment {
     session: Arc<Session>,
     labor: Arc<LaborShared>,
     fleet: FleetHandle,
+    pace: Pace,
 }
 
 impl Attachment {
-    async fn run(self, mut reports: Streaming<ToOverseer>, not_after: SystemTime) {
-        let valid = not_after.duration_since(SystemTime::now()).unwrap_or_default();
-        let expiry = tokio::time::sleep(valid);
-        tokio::pin!(expiry);
+    async fn run(mut self, first: Vec<Report>, mut reports: Streaming<ToOverseer>) {
+        let mut valid_until = self.session.valid_until.subscribe();
+        let mut taken = self.take_all(first);
         let (cause, status) = loop {
+            if let Err(status) = taken {
+                tracing::warn!(labor = %self.session.life.labor, %status, "a session is ended");
+                break (Cause::ConnectionLost, Some(status));
+            }
+            let valid = valid_until.borrow_and_update().duration_since(SystemTime::now());
             tokio::select! {
                 message = reports.message() => match message {
-                    Ok(Some(message)) => message.reports.into_iter().for_each(|r| self.take(r)),
+                    Ok(Some(message)) => taken = self.take_all(message.reports),
                     Ok(None) => break (Cause::ConnectionLost, None),
                     Err(status) => {
                         tracing::debug!(labor = %self.session.life.labor, %status, "the control stream broke");
                         break (Cause::ConnectionLost, None);
                     }
                 },
-                () = &mut expiry => {
+                () = tokio::time::sleep(valid.unwrap_or_default()) => {
                     break (Cause::ConnectionLost, Some(Status::unauthenticated("the client certificate has run out")));
                 }
+                // The sender lives in the session.
+                Ok(()) = valid_until.changed() => {}
                 () = self.session.lanes.gone() => break (Cause::ConnectionLost, None),
             }
         };
@@ -113,16 +123,30 @@ impl Attachment {
         self.fleet.event(Event::Detached(life, self.session.id));
     }
 
-    fn take(&self, report: Report) {
-        let Some(kind) = report.kind else { return };
+    /// # Errors
+    /// The labor says more of itself than any labor has to say.
+    fn take_all(&mut self, reports: Vec<Report>) -> Result<(), Status> {
+        reports.into_iter().filter_map(|report| report.kind).try_for_each(|kind| self.take(kind))
+    }
+
+    fn take(&mut self, kind: report::Kind) -> Result<(), Status> {
         let life = self.session.life;
+        let is_news = !matches!(
+            kind,
+            report::Kind::Result(_) | report::Kind::Telemetry(_) | report::Kind::Heartbeat(_)
+        );
+        if is_news && !self.pace.news(Instant::now()) {
+            return Err(Status::resource_exhausted("this labor says too much of itself at once"));
+        }
         match kind {
             report::Kind::Result(result) => self.session.finish(result, &self.labor.payloads),
             report::Kind::Telemetry(telemetry) => self.telemetry(telemetry),
             report::Kind::Heartbeat(heartbeat) => {
                 let lease_ms = self.fleet.shared.options.lease.as_millis() as u64;
                 self.session.order(order::Kind::Lease(proto::Lease { seq: heartbeat.seq, lease_ms }));
-                self.fleet.event(Event::Heard(life));
+                if self.pace.heard(Instant::now()) {
+                    self.fleet.event(Event::Heard(life));
+                }
             }
             report::Kind::Loaded(loaded) => {
                 tracing::debug!(labor = %life.labor, fetched = loaded.fetched, micros = loaded.micros, "release loaded");
@@ -144,6 +168,7 @@ impl Attachment {
             report::Kind::Goodbye(_) => self.session.lanes.close(None),
             report::Kind::Hello(_) => {}
         }
+        Ok(())
     }
 
     fn host_event(&self, host: proto::HostEvent) {

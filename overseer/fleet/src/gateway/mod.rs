@@ -2,6 +2,7 @@
 
 mod attach;
 mod bulk;
+mod pace;
 mod pairing;
 mod peer;
 
@@ -28,6 +29,10 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Flow-control windows: they bound what one labor can make the Overseer hold.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+/// A connection that is silent for so long is asked whether anybody is there.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// It is closed when no answer comes within this time.
+const KEEPALIVE_ANSWER: Duration = Duration::from_secs(20);
 /// Requests that one connection has open.
 const STREAMS: u32 = 64;
 /// Bytes of headers in one request.
@@ -129,6 +134,8 @@ fn router(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(STREAMS)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
         .http2_max_header_list_size(HEADERS);
     Ok(server
         .add_service(PairingServer::new(gateway.clone()).max_decoding_message_size(MAX_JOIN))

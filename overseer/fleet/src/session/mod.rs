@@ -5,17 +5,18 @@ mod lanes;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use lanes::NotQueued;
 pub(crate) use lanes::{LaneStream, Lanes};
 use overseer_protocol::proto::{self, Call, CallResult, Cancel, Order, call_result, order};
-use overseer_protocol::{Attempt, CallErrorCode, Cause, SessionId, TaskId};
+use overseer_protocol::{Attempt, CallErrorCode, Cause, INLINE_PAYLOAD, SessionId, TaskId};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tonic::Status;
 
-use crate::call::{CallError, CallOptions};
+use crate::call::{Bound, CallError, CallOptions};
 use crate::core::Life;
 use crate::payload::{Kept, Payloads};
 
@@ -60,6 +61,8 @@ pub(crate) struct Session {
     next_call: Arc<AtomicU64>,
     open_calls: AtomicUsize,
     calls: Mutex<Calls>,
+    /// When the newest certificate of the labor runs out, and the session with it.
+    pub(crate) valid_until: watch::Sender<SystemTime>,
 }
 
 enum Calls {
@@ -68,7 +71,13 @@ enum Calls {
 }
 
 impl Session {
-    pub(crate) fn new(id: SessionId, life: Life, task_prefix: u64, next_call: Arc<AtomicU64>) -> Self {
+    pub(crate) fn new(
+        id: SessionId,
+        life: Life,
+        task_prefix: u64,
+        next_call: Arc<AtomicU64>,
+        valid_until: SystemTime,
+    ) -> Self {
         Self {
             id,
             life,
@@ -78,6 +87,7 @@ impl Session {
             next_call,
             open_calls: AtomicUsize::new(0),
             calls: Mutex::new(Calls::Open(HashMap::new())),
+            valid_until: watch::Sender::new(valid_until),
         }
     }
 
@@ -92,39 +102,57 @@ impl Session {
         self.open_calls.load(Ordering::Relaxed) * 1000 / places
     }
 
-    /// Sends a call; `reply` gets exactly one answer. `None`: a cast, without any answer.
+    /// Sends a call; `reply` gets exactly one answer.
     ///
     /// # Errors
-    /// Closed or full; nothing was sent.
+    /// Closed or full; nothing was sent, and `reply` is dropped.
     pub(crate) fn begin(
         &self,
         method: &str,
         body: Body,
         options: CallOptions,
-        reply: Option<Reply>,
+        reply: Reply,
     ) -> Result<u64, CallError> {
         let id = self.next_call.fetch_add(1, Ordering::Relaxed);
-        let cast = reply.is_none();
-        if let Some(reply) = reply {
-            let expires = options.run.map(|run| options.queue.saturating_add(run).saturating_add(MARGIN));
-            let pending = Pending {
-                reply: Some(reply),
-                expires: expires.and_then(|e| Instant::now().checked_add(e)),
-                waits: expires.unwrap_or_default(),
-            };
-            match &mut *self.calls.lock() {
-                Calls::Open(open) if open.len() < MAX_CALLS => {
-                    open.insert(id, pending);
-                    self.open_calls.store(open.len(), Ordering::Relaxed);
-                }
-                Calls::Open(_) => {
-                    return Err(CallError::Overloaded { labor: self.life.labor, limit: MAX_CALLS });
-                }
-                Calls::Closed(cause) => return Err(self.lost(cause.clone())),
+        let expires = options.run.map(|run| options.queue.saturating_add(run).saturating_add(MARGIN));
+        let pending = Pending {
+            reply: Some(reply),
+            expires: expires.and_then(|e| Instant::now().checked_add(e)),
+            waits: expires.unwrap_or_default(),
+        };
+        // Its answer may come as soon as it is queued.
+        match &mut *self.calls.lock() {
+            Calls::Open(open) if open.len() < MAX_CALLS => {
+                open.insert(id, pending);
+                self.open_calls.store(open.len(), Ordering::Relaxed);
             }
-        } else if let Calls::Closed(cause) = &*self.calls.lock() {
-            return Err(self.lost(cause.clone()));
+            Calls::Open(_) => return Err(self.overloaded(Bound::Calls(MAX_CALLS))),
+            Calls::Closed(cause) => return Err(self.lost(cause.clone())),
         }
+        self.queue(id, method, body, options, false).inspect_err(|_| drop(self.take(id)))?;
+        Ok(id)
+    }
+
+    /// Sends a message that has no answer.
+    ///
+    /// # Errors
+    /// Closed, full or too large for one message; nothing was sent.
+    pub(crate) fn cast(&self, method: &str, payload: Bytes) -> Result<(), CallError> {
+        if payload.len() > INLINE_PAYLOAD {
+            return Err(CallError::TooLarge { size: payload.len(), limit: INLINE_PAYLOAD });
+        }
+        let id = self.next_call.fetch_add(1, Ordering::Relaxed);
+        self.queue(id, method, Body::Inline(payload), CallOptions::default(), true)
+    }
+
+    fn queue(
+        &self,
+        id: u64,
+        method: &str,
+        body: Body,
+        options: CallOptions,
+        cast: bool,
+    ) -> Result<(), CallError> {
         let (payload, payload_blob) = match body {
             Body::Inline(bytes) => (bytes, String::new()),
             Body::Blob(digest) => (Bytes::new(), digest),
@@ -141,8 +169,13 @@ impl Session {
             attempt: ONLY.0,
             cast,
         };
-        self.lanes.data(size, Order { kind: Some(order::Kind::Call(call)) });
-        Ok(id)
+        self.lanes.data(size, Order { kind: Some(order::Kind::Call(call)) }).map_err(|why| match why {
+            NotQueued::Full(bound) => self.overloaded(bound),
+            NotQueued::Closed => match &*self.calls.lock() {
+                Calls::Closed(cause) => self.lost(cause.clone()),
+                Calls::Open(_) => self.lost(Cause::ConnectionLost),
+            },
+        })
     }
 
     /// Whose logs a call writes.
@@ -233,6 +266,10 @@ impl Session {
         }
     }
 
+    fn overloaded(&self, bound: Bound) -> CallError {
+        CallError::Overloaded { labor: self.life.labor, bound }
+    }
+
     fn lost(&self, cause: Cause) -> CallError {
         CallError::LaborLost { labor: self.life.labor, cause }
     }
@@ -258,13 +295,13 @@ mod tests {
 
     fn session() -> Session {
         let life = Life { labor: LaborId::new(1, 1), generation: Generation::FIRST };
-        Session::new(SessionId(1), life, 7, Arc::default())
+        Session::new(SessionId(1), life, 7, Arc::default(), SystemTime::now())
     }
 
     fn call(session: &Session) -> (u64, oneshot::Receiver<Result<Answer, CallError>>) {
         let (reply, answer) = oneshot::channel();
         let body = Body::Inline(Bytes::new());
-        (session.begin("m", body, CallOptions::default(), Some(reply)).unwrap(), answer)
+        (session.begin("m", body, CallOptions::default(), reply).unwrap(), answer)
     }
 
     #[tokio::test]
@@ -284,7 +321,7 @@ mod tests {
         assert!(matches!(lost, Err(CallError::LaborLost { cause: Cause::ConnectionLost, .. })), "{lost:?}");
         let body = Body::Inline(Bytes::new());
         let (reply, _answer) = oneshot::channel();
-        assert!(session.begin("m", body, CallOptions::default(), Some(reply)).is_err());
+        assert!(session.begin("m", body, CallOptions::default(), reply).is_err());
     }
 
     #[test]
@@ -305,7 +342,7 @@ mod tests {
         let session = session();
         let answers: Vec<_> = (0..MAX_CALLS).map(|_| call(&session)).collect();
         let (reply, _answer) = oneshot::channel();
-        let refused = session.begin("m", Body::Inline(Bytes::new()), CallOptions::default(), Some(reply));
+        let refused = session.begin("m", Body::Inline(Bytes::new()), CallOptions::default(), reply);
         assert!(matches!(refused, Err(CallError::Overloaded { .. })));
         session.abandon(answers[0].0);
         call(&session);

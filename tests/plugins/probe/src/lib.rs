@@ -88,6 +88,7 @@ impl Plugin for Probe {
                     context.event("tick", &number);
                 }
             }
+            "tick" => context.event("tick", &decode::<u64>(payload)?),
             "say" => {
                 context.progress(1, 2, "steps");
                 context.metric("heat", 36.6);
