@@ -161,7 +161,10 @@ pub(crate) struct KeygenArgs {
 
 /// Runs the program.
 pub(crate) fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misunderstood(&error),
+    };
     output::set_colors(cli.color);
     let (json, result) = match cli.command {
         // It logs by itself, and ends with codes of its own.
@@ -183,6 +186,19 @@ pub(crate) fn run() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(failure) => fail(failure, json).into(),
     }
+}
+
+/// Help, the version, or arguments that make no sense.
+fn misunderstood(error: &clap::Error) -> ExitCode {
+    let asked_for_json = || std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--json");
+    if error.use_stderr() && asked_for_json() {
+        let text = error.render().to_string();
+        let message = text.strip_prefix("error: ").unwrap_or(&text).trim();
+        output::json(&Failure::input("usage", message).document());
+    }
+    // A reader that has gone away needs no help.
+    let _ = error.print();
+    if error.use_stderr() { Exit::BadInput.into() } else { Exit::Passed.into() }
 }
 
 fn fail(failure: Failure, json: bool) -> Exit {

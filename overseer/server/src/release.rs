@@ -3,15 +3,16 @@
 use std::path::Path;
 
 use console::Style;
+use miette::NamedSource;
 use overseer_release::{
-    InspectError, InspectedContent, Inspection, KeyError, Mode, Package, PackageError, Packed, PublicKey,
-    Refused, ReleaseBuilder, SigningKey, Trust,
+    InspectError, InspectedContent, Inspection, KeyError, ManifestError, Mode, PackError, Package,
+    PackageError, Packed, PublicKey, Refused, ReleaseBuilder, SigningKey, Trust,
 };
 use serde::Serialize;
 
 use crate::cli::{PackArgs, ReleaseArgs, ReleaseCommand, VerifyArgs};
 use crate::exit::Exit;
-use crate::failure::Failure;
+use crate::failure::{Failure, Place};
 use crate::output::{self, Target};
 use crate::table::{Cell, render};
 
@@ -80,7 +81,7 @@ fn pack(args: &PackArgs, json: bool) -> Result<Exit, Failure> {
             builder.write(&args.out)
         }
     };
-    let packed = packed.map_err(|e| Failure::input(e.code(), message(&e)))?;
+    let packed = packed.map_err(pack_failure)?;
     report(&packed, json);
     Ok(Exit::Passed)
 }
@@ -274,14 +275,72 @@ fn message(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What the user can put right, or a fault of the machinery.
+fn failure(code: &'static str, fault: bool, error: &dyn std::error::Error) -> Failure {
+    if fault { Failure::fault(code, message(error)) } else { Failure::input(code, message(error)) }
+}
+
+/// A path that is wrong is the user's; a disk that fails is not.
+fn is_fault(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind as Kind;
+    !matches!(
+        error.kind(),
+        Kind::NotFound
+            | Kind::PermissionDenied
+            | Kind::IsADirectory
+            | Kind::NotADirectory
+            | Kind::AlreadyExists
+            | Kind::InvalidInput
+            | Kind::InvalidFilename
+    )
+}
+
+fn pack_failure(error: PackError) -> Failure {
+    match error {
+        PackError::Manifest(error) => manifest_failure(error),
+        PackError::Io { ref source, .. } | PackError::Write(ref source) => {
+            failure(error.code(), is_fault(source), &error)
+        }
+        error => failure(error.code(), false, &error),
+    }
+}
+
+/// A mistake in a `release.toml`, with its place when the file can be shown.
+fn manifest_failure(error: ManifestError) -> Failure {
+    let code = error.code();
+    let Ok(text) = std::fs::read_to_string(&error.path) else {
+        return Failure::input(code, error.to_string());
+    };
+    let line_start = text.split_inclusive('\n').take(error.line - 1).map(str::len).sum::<usize>();
+    let line = text[line_start..].lines().next().unwrap_or_default();
+    let at = line.char_indices().nth(error.column - 1).map_or(line.len(), |(at, _)| at);
+    let place = Place {
+        key: error.key,
+        line: u32::try_from(error.line).unwrap_or(u32::MAX),
+        column: u32::try_from(error.column).unwrap_or(u32::MAX),
+        span: line_start + at..line_start + line.len(),
+        source: NamedSource::new(error.path.display().to_string(), text).with_language("TOML"),
+    };
+    Failure { place: Some(Box::new(place)), ..Failure::input(code, error.message) }
+}
+
 fn key_failure(error: KeyError) -> Failure {
-    Failure::input(error.code(), message(&error))
+    let fault = match &error {
+        KeyError::Io { source, .. } => is_fault(source),
+        KeyError::Random(_) => true,
+        _ => false,
+    };
+    failure(error.code(), fault, &error)
 }
 
 fn package_failure(error: PackageError) -> Failure {
-    Failure::input(error.code(), message(&error))
+    let fault = matches!(&error, PackageError::Io { source, .. } if is_fault(source));
+    failure(error.code(), fault, &error)
 }
 
 fn inspect_failure(error: InspectError) -> Failure {
-    Failure::input(error.code(), message(&error))
+    match error {
+        InspectError::Package(error) => package_failure(error),
+        error => failure(error.code(), false, &error),
+    }
 }

@@ -94,7 +94,10 @@ async fn plan_and_run(
 ) -> Result<Exit, Failure> {
     let planned = tokio::select! {
         planned = plan(site, request) => planned,
-        exit = interrupt.wait() => return Ok(exit),
+        exit = interrupt.wait() => {
+            listener.on(&Event::Finished(totals(exit, began, request, &[])));
+            return Ok(exit);
+        }
     };
     let (labor, report) = planned?;
     let nodes = request.nodes.min(report.plan.jobs.len());
@@ -109,7 +112,12 @@ async fn plan_and_run(
         listener.on(&Event::Warning { job: None, message: &error.to_string() });
     }
     let exit = interrupt.seen().unwrap_or_else(|| exit_of(&results));
-    listener.on(&Event::Finished(Totals {
+    listener.on(&Event::Finished(totals(exit, began, request, &results)));
+    Ok(exit)
+}
+
+fn totals<'a>(exit: Exit, began: Instant, request: &Request, results: &'a [JobResult]) -> Totals<'a> {
+    Totals {
         result: match exit {
             Exit::Passed => "passed",
             Exit::Interrupted => "interrupted",
@@ -123,9 +131,8 @@ async fn plan_and_run(
         passed: results.iter().filter(|r| r.result == Outcome::Passed).count(),
         artifacts: results.iter().map(|r| r.artifacts.len()).sum(),
         out: request.out_name.clone(),
-        results: &results,
-    }));
-    Ok(exit)
+        results,
+    }
 }
 
 /// Starts the first labor and has the commit planned on it.

@@ -1,17 +1,20 @@
 //! What is looked for, and how.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
 
 use super::{Check, Status};
 use crate::release::size;
 
+/// How long another machine may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Open files that a build with some labors may need.
 const FILES: u64 = 1024;
 /// Bytes below which builds will soon fill the disk.
@@ -200,24 +203,36 @@ fn cgroups() -> Check {
 
 fn docker() -> Check {
     const FOR: &str = "container workloads";
-    let from_environment = std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
-    if let Some(host) = from_environment {
-        return Check::ok("docker", FOR, format!("DOCKER_HOST={host}"));
-    }
-    let socket = "/var/run/docker.sock";
-    match std::os::unix::net::UnixStream::connect(socket) {
-        Ok(_) => Check::ok("docker", FOR, socket),
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Check::absent(
-            "docker",
-            Status::Info,
-            FOR,
-            "no access to its socket",
-            "join the group docker, or run as root",
-        ),
-        Err(_) => {
-            Check::absent("docker", Status::Info, FOR, "not running", "start dockerd to run containers")
+    let host = std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
+    let host = host.unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
+    let absent = |found: String, advice: &str| Check::absent("docker", Status::Info, FOR, found, advice);
+    match reach(&host) {
+        Some(Ok(())) => Check::ok("docker", FOR, host),
+        Some(Err(error)) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            absent(format!("no access to {host}"), "join the group docker, or run as root")
         }
+        Some(Err(_)) => absent(format!("nobody at {host}"), "start dockerd to run containers"),
+        None => absent(format!("DOCKER_HOST={host} is not looked at"), "use unix://PATH or tcp://HOST:PORT"),
     }
+}
+
+/// Connects, where the address is of a kind that can be tried.
+fn reach(host: &str) -> Option<std::io::Result<()>> {
+    if let Some(path) = host.strip_prefix("unix://") {
+        return Some(std::os::unix::net::UnixStream::connect(path).map(drop));
+    }
+    let address = host.strip_prefix("tcp://")?;
+    let connect = || {
+        let mut last = std::io::Error::from(std::io::ErrorKind::NotFound);
+        for address in address.to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, PATIENCE) {
+                Ok(_) => return Ok(()),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    };
+    Some(connect())
 }
 
 fn systemd() -> Check {
@@ -249,6 +264,22 @@ fn kvm() -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_docker_host_is_tried() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("docker.sock");
+        let unix = format!("unix://{}", path.display());
+        assert!(reach(&unix).unwrap().is_err());
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert!(reach(&unix).unwrap().is_ok());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp = format!("tcp://{}", listener.local_addr().unwrap());
+        assert!(reach(&tcp).unwrap().is_ok());
+        drop(listener);
+        assert!(reach(&tcp).unwrap().is_err());
+        assert!(reach("ssh://somewhere").is_none());
+    }
 
     #[test]
     fn a_directory_that_is_not_there_yet_is_judged_by_the_one_above() {

@@ -95,10 +95,12 @@ fn a_fetch_that_hangs_can_be_interrupted() {
     let world = World::new();
     let server = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("git://{}/repo", server.local_addr().unwrap());
-    let build = world.start_build(url.as_ref(), &[]);
+    let mut build = world.start_build(url.as_ref(), &[]);
     // Git is connected, and gets no answer.
     let _connection = server.accept().unwrap();
     build.signal(Signal::INT);
+    let finished = build.wait_for("finished");
+    assert_eq!((&finished["result"], &finished["exit"]), (&"interrupted".into(), &130.into()));
     assert_eq!(build.end(), 130);
     let with_url = std::fs::read_dir("/proc").unwrap().flatten().filter(|process| {
         let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();

@@ -65,3 +65,37 @@ fn every_command_has_help_with_an_example() {
     }
     assert!(world.overseer(["--version"]).exits(0).stdout.starts_with("overseer 0."));
 }
+
+#[test]
+fn a_mistake_in_a_manifest_is_shown_with_its_line_and_key() {
+    let world = World::new();
+    fs::create_dir(world.path("hello")).unwrap();
+    let manifest = "name = \"hello\"\nversion = \"1.2\"\nkind = \"program\"\nentry = \"run.sh\"\n";
+    fs::write(world.path("hello/release.toml"), manifest).unwrap();
+    let ran = world.overseer(["release", "pack", "hello"]).exits(2);
+    for part in ["release.toml:2:11", "version", "semantic version", "1.2"] {
+        assert!(ran.stderr.contains(part), "{part}: {}", ran.stderr);
+    }
+    let ran = world.overseer(["release", "pack", "hello", "--json"]).exits(2);
+    let error = ran.documents().remove(0);
+    assert_eq!((&error["code"], &error["key"]), (&"release.manifest".into(), &"version".into()));
+    assert_eq!((error["line"].as_u64(), error["column"].as_u64()), (Some(2), Some(11)));
+    // One that is not there has no text to show.
+    fs::create_dir(world.path("empty")).unwrap();
+    let ran = world.overseer(["release", "pack", "empty"]).exits(2);
+    assert!(ran.stderr.contains("empty/release.toml"), "{}", ran.stderr);
+}
+
+#[test]
+fn arguments_that_make_no_sense_are_a_document_too() {
+    let world = World::new();
+    for args in [&["build", "--nodes", "many", "--json"][..], &["doctor", "--json", "x"], &["fly", "--json"]]
+    {
+        let ran = world.overseer(args).exits(2);
+        let error = ran.documents().remove(0);
+        assert_eq!((&error["event"], &error["code"]), (&"error".into(), &"usage".into()), "{args:?}");
+        assert!(ran.stderr.contains("error:"), "{}", ran.stderr);
+    }
+    let ran = world.overseer(["build", "--nodes", "many"]).exits(2);
+    assert_eq!(ran.stdout, "");
+}
