@@ -108,6 +108,16 @@ pub enum AdapterError {
 }
 
 impl AdapterError {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Capacity(_) => "adapter.capacity",
+            Self::Throttled(_) => "adapter.throttled",
+            Self::Unknown(_) => "adapter.unknown",
+            Self::Invalid(_) => "adapter.invalid",
+        }
+    }
+
     /// Whether the same request may succeed later.
     pub fn is_retryable(&self) -> bool {
         !matches!(self, Self::Invalid(_))

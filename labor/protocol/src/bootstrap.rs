@@ -81,6 +81,18 @@ pub enum BootstrapError {
     NoEndpoint,
 }
 
+impl BootstrapError {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::TooLarge(_) => "bootstrap.too_large",
+            Self::Format(_) => "bootstrap.format",
+            Self::Json(_) => "bootstrap.unreadable",
+            Self::NoEndpoint => "bootstrap.no_endpoint",
+        }
+    }
+}
+
 impl Bootstrap {
     /// The form that this build writes and reads.
     pub const FORMAT: u32 = 1;

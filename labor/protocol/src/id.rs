@@ -17,6 +17,13 @@ pub struct IdError {
 }
 
 impl IdError {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        "id.malformed"
+    }
+}
+
+impl IdError {
     fn new(what: &'static str, text: &str, expected: &'static str) -> Self {
         Self { what, text: text.chars().take(64).collect(), expected }
     }

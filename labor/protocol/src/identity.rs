@@ -44,6 +44,13 @@ pub struct Identity {
 #[error("{0:?} names no labor; expected overseer://FLEET/LABOR/GENERATION")]
 pub struct IdentityError(pub String);
 
+impl IdentityError {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        "id.no_labor"
+    }
+}
+
 impl Identity {
     /// As in the certificate.
     pub fn to_uri(&self) -> String {

@@ -21,6 +21,13 @@ pub struct AmountError {
     why: &'static str,
 }
 
+impl AmountError {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        "amount.malformed"
+    }
+}
+
 impl Amount {
     /// Reads a decimal with an optional unit, exactly, in units of `10^-digits`.
     /// `parse_decimal("1.5", 3)` is 1500 (milli-cores).

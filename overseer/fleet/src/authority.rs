@@ -59,6 +59,20 @@ pub enum AuthorityError {
     Failed(String),
 }
 
+impl AuthorityError {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Store(error) => error.code(),
+            Self::Damaged(_) => "authority.damaged",
+            Self::Expired => "authority.expired",
+            Self::BadRequest(_) => "authority.bad_request",
+            Self::BadName(_) => "authority.bad_name",
+            Self::Failed(_) => "authority.failed",
+        }
+    }
+}
+
 /// A certificate for a labor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issued {

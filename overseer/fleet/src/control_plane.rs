@@ -55,6 +55,20 @@ pub enum ControlPlaneError {
     Tls(String),
 }
 
+impl ControlPlaneError {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::DataDir(error) => error.code(),
+            Self::Store(error) => error.code(),
+            Self::Blobs(error) => error.code(),
+            Self::Authority(error) => error.code(),
+            Self::Listen { .. } => "control_plane.listen",
+            Self::Tls(_) => "control_plane.tls",
+        }
+    }
+}
+
 /// Describes a control plane; [`ControlPlaneBuilder::start`] starts it.
 #[derive(Debug, Default)]
 pub struct ControlPlaneBuilder {

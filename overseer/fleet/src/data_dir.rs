@@ -57,6 +57,20 @@ pub enum DataDirError {
     Blobs(#[from] BlobError),
 }
 
+impl DataDirError {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotADirectory { .. } => "data_dir.not_a_directory",
+            Self::ForeignOwner { .. } => "data_dir.foreign_owner",
+            Self::OpenToOthers { .. } => "data_dir.open_to_others",
+            Self::Io { .. } => "data_dir.io",
+            Self::Store(error) => error.code(),
+            Self::Blobs(error) => error.code(),
+        }
+    }
+}
+
 /// An open data directory: `store.redb` and `blobs/`.
 #[derive(Debug)]
 pub struct DataDir {

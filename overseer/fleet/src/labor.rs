@@ -169,6 +169,13 @@ pub struct EndedEarly {
     pub cause: Cause,
 }
 
+impl EndedEarly {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        "labor.ended_early"
+    }
+}
+
 impl Labor {
     /// Its id.
     pub fn id(&self) -> LaborId {

@@ -31,6 +31,16 @@ pub enum LogError {
     },
 }
 
+impl LogError {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::BadName(_) => "logs.bad_name",
+            Self::Io { .. } => "logs.io",
+        }
+    }
+}
+
 /// A piece of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogPiece {

@@ -78,6 +78,18 @@ pub enum RecordError {
     },
 }
 
+impl RecordError {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Store(error) => error.code(),
+            Self::Changed(_) => "record.changed",
+            Self::Missing(_) => "record.missing",
+            Self::Unreadable { .. } => "record.unreadable",
+        }
+    }
+}
+
 /// A record and a claim, and the compare of each.
 const OPERATIONS_OF_AN_INTENT: usize = 3;
 

@@ -32,6 +32,19 @@ pub enum ReleaseError {
     },
 }
 
+impl ReleaseError {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Package(error) => error.code(),
+            Self::Pack(error) => error.code(),
+            Self::Key(error) => error.code(),
+            Self::Temporary(_) => "release.temporary",
+            Self::NoLibrary { .. } => "release.no_library",
+        }
+    }
+}
+
 /// A packed release, ready to be shipped. Cheap to clone.
 #[derive(Clone)]
 pub struct Release {

@@ -24,6 +24,17 @@ pub enum CertificateError {
     Identity(#[from] IdentityError),
 }
 
+impl CertificateError {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unreadable(_) => "certificate.unreadable",
+            Self::Uris(_) => "certificate.uris",
+            Self::Identity(error) => error.code(),
+        }
+    }
+}
+
 /// Who a certificate of ours says that its holder is, and until when. Its signature is not
 /// looked at: TLS has done that.
 ///

@@ -64,6 +64,20 @@ pub enum BlobError {
     },
 }
 
+impl BlobError {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Missing(_) => "blobs.missing",
+            Self::BadDigest(_) => "blobs.bad_digest",
+            Self::TooLarge { .. } => "blobs.too_large",
+            Self::Damaged(_) => "blobs.damaged",
+            Self::Source { .. } => "blobs.source",
+            Self::Io { .. } => "blobs.io",
+        }
+    }
+}
+
 /// Checks an address.
 ///
 /// # Errors

@@ -52,7 +52,7 @@ impl ClaimRefused {
             Self::Full => "claim_batch_full",
             Self::NotProved(_) => "claim_not_proved",
             Self::Busy => "claim_busy",
-            Self::Store(_) => "store",
+            Self::Store(error) => error.code(),
             Self::Unreadable { .. } => "claim_unreadable",
         }
     }

@@ -17,6 +17,13 @@ pub struct AtCapacity {
     pub max: usize,
 }
 
+impl AtCapacity {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        "fleet.at_capacity"
+    }
+}
+
 /// The supervision of one fleet as a state machine: [`FleetCore::on_event`].
 #[derive(Debug)]
 pub struct FleetCore {

@@ -44,6 +44,20 @@ pub enum StartError {
     Init(String),
 }
 
+impl StartError {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoAdapter => "fleet.no_adapter",
+            Self::Name(error) => error.code(),
+            Self::NameTaken(_) => "fleet.name_taken",
+            Self::Option { .. } => "fleet.option",
+            Self::ControlPlane(error) => error.code(),
+            Self::Init(_) => "fleet.init",
+        }
+    }
+}
+
 /// Describes a fleet; [`FleetBuilder::start`] starts it.
 pub struct FleetBuilder<H: Overseer> {
     handler: H,

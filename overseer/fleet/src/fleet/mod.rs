@@ -36,6 +36,13 @@ use crate::telemetry::Telemetry;
 #[error("the fleet has stopped; start a new one")]
 pub struct Stopped;
 
+impl Stopped {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        "fleet.stopped"
+    }
+}
+
 /// Casts to the user's own state that may wait; more are refused.
 pub const WAITING_CASTS: usize = 65_536;
 
@@ -52,6 +59,16 @@ pub enum CastStateError {
     Stopped(#[from] Stopped),
 }
 
+impl CastStateError {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Full => "fleet.casts_full",
+            Self::Stopped(error) => error.code(),
+        }
+    }
+}
+
 /// Why no child was started.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StartChildError {
@@ -61,6 +78,16 @@ pub enum StartChildError {
     /// The fleet has stopped.
     #[error(transparent)]
     Stopped(#[from] Stopped),
+}
+
+impl StartChildError {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::AtCapacity(error) => error.code(),
+            Self::Stopped(error) => error.code(),
+        }
+    }
 }
 
 /// How many labors a fleet has.

@@ -261,6 +261,24 @@ pub enum StoreError {
     Closed,
 }
 
+impl StoreError {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } => "store.too_large",
+            Self::BadKey(_) => "store.bad_key",
+            Self::Twice(_) => "store.twice",
+            Self::NoLease(_) => "store.no_lease",
+            Self::InUse { .. } => "store.in_use",
+            Self::NotWritable { .. } => "store.not_writable",
+            Self::Uncertain { .. } => "store.uncertain",
+            Self::NewerSchema { .. } => "store.newer_schema",
+            Self::Damaged { .. } => "store.damaged",
+            Self::Closed => "store.closed",
+        }
+    }
+}
+
 /// An ordered map from text to bytes. Methods wait for the disk: call them outside of actors.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
