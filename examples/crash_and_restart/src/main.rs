@@ -4,9 +4,9 @@
 use std::process::Command;
 
 use overseer::local::Local;
-use overseer::{BoxError, Fleet, LaborState, Release};
+use overseer::{Fleet, LaborState, MainError, Release};
 
-fn main() -> Result<(), BoxError> {
+fn main() -> Result<(), MainError> {
     overseer::run(async {
         let release = Release::plugin_beside_program("crash_and_restart", "1.0.0")?;
         let local = Local::new();

@@ -1,9 +1,9 @@
 //! Nodes of your own kind: a fleet on a rack of two machines.
 
 use custom_adapter::Rack;
-use overseer::{BoxError, Fleet, Restart};
+use overseer::{Fleet, MainError, Restart};
 
-fn main() -> Result<(), BoxError> {
+fn main() -> Result<(), MainError> {
     overseer::run(async {
         let room = std::env::temp_dir().join(format!("rack-{}", std::process::id()));
         let rack = Rack::new(room.clone(), 2);

@@ -2,7 +2,8 @@
 
 use overseer::local::Local;
 use overseer::{
-    BoxError, Cause, Facts, Fleet, FleetEvent, Labor, Overseer, Record, Release, ReleaseId, WhatNext,
+    BoxError, Cause, Facts, Fleet, FleetEvent, Labor, MainError, Overseer, Record, Release, ReleaseId,
+    WhatNext,
 };
 
 #[derive(Default)]
@@ -48,7 +49,7 @@ impl Overseer for MyFleet {
     }
 }
 
-fn main() -> Result<(), BoxError> {
+fn main() -> Result<(), MainError> {
     overseer::run(async {
         let release = Release::plugin_beside_program("hello_fleet", "1.0.0")?;
         let fleet = Fleet::builder(MyFleet::default())

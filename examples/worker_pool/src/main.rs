@@ -3,14 +3,14 @@
 use std::time::Instant;
 
 use overseer::local::Local;
-use overseer::{BoxError, Fleet, Release};
+use overseer::{Fleet, MainError, Release};
 use worker_pool::Range;
 
 const LABORS: usize = 4;
 const LIMIT: u64 = 20_000_000;
 const PIECE: u64 = 250_000;
 
-fn main() -> Result<(), BoxError> {
+fn main() -> Result<(), MainError> {
     overseer::run(async {
         let release = Release::plugin_beside_program("worker_pool", "1.0.0")?;
         let fleet = Fleet::quiet().adapter(Local::new()).release(release).max_nodes(LABORS).start().await?;

@@ -53,6 +53,9 @@ pub enum PackError {
     /// A file got longer or shorter while it was packed.
     #[error("{} changed while it was packed; pack again when it is complete", .0.display())]
     Changed(PathBuf),
+    /// Writing there would replace a device, a pipe or a directory.
+    #[error("{} is no regular file and is not replaced; give the path of a file", .0.display())]
+    NotAFile(PathBuf),
     /// The package would be packed into the next one.
     #[error("{} lies in the directory that is packed; write the package somewhere else", .0.display())]
     Inside(PathBuf),
@@ -87,6 +90,7 @@ impl PackError {
             Self::Duplicate(_) => "release.pack_duplicate",
             Self::EntryMissing { .. } => "release.pack_entry_missing",
             Self::Changed(_) => "release.pack_changed",
+            Self::NotAFile(_) => "release.pack_not_a_file",
             Self::Inside(_) => "release.pack_inside",
             Self::TooLarge { .. } => "release.pack_too_large",
             Self::Io { .. } => "release.pack_io",
@@ -153,7 +157,7 @@ pub(crate) fn write_package(
         }
         _ => return Err(entry()),
     }
-    let path = if out.is_dir() { out.join(manifest.file_name()) } else { out.to_owned() };
+    let path = target_of(if out.is_dir() { out.join(manifest.file_name()) } else { out.to_owned() })?;
     let mut writer = PackageWriter::new(parent_of(&path)).map_err(PackError::write)?;
     tree.write_tar(&mut writer)?;
     let index = writer.end(manifest).map_err(PackError::write)?;
@@ -175,6 +179,21 @@ fn refuse_inside(dir: &Path, out: &Path) -> Result<(), PackError> {
         return Err(PackError::Inside(out.to_owned()));
     }
     Ok(())
+}
+
+/// The file to write: a link is followed to the file that it names.
+fn target_of(path: PathBuf) -> Result<PathBuf, PackError> {
+    let failed = |source| PackError::Io { path: path.clone(), source };
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(path),
+        Err(source) => Err(failed(source)),
+        Ok(there) if there.is_symlink() => {
+            let target = path.canonicalize().map_err(failed)?;
+            if target.is_file() { Ok(target) } else { Err(PackError::NotAFile(path)) }
+        }
+        Ok(there) if there.is_file() => Ok(path),
+        Ok(_) => Err(PackError::NotAFile(path)),
+    }
 }
 
 fn parent_of(path: &Path) -> &Path {

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::future::Future;
 
 use crate::callbacks::BoxError;
@@ -19,11 +20,53 @@ fn number(code: std::process::ExitCode) -> i32 {
     (0..=u8::MAX).find(|n| std::process::ExitCode::from(*n) == code).map_or(1, i32::from)
 }
 
+/// Why `main` failed: any error, printed by the runtime in its own words and not as a data
+/// structure.
+pub struct MainError(BoxError);
+
+impl<E: Into<BoxError>> From<E> for MainError {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+/// What the standard library prints when `main` returns an error.
+impl fmt::Debug for MainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = self.0.to_string();
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            let more = error.to_string();
+            if !text.contains(&more) {
+                text = format!("{text}: {more}");
+            }
+            source = error.source();
+        }
+        f.write_str(&text)
+    }
+}
+
 /// [`init`], then `main` on a multi-threaded runtime.
 ///
 /// # Errors
 /// What `main` returns, or that no runtime could be started.
-pub fn run<T>(main: impl Future<Output = Result<T, BoxError>>) -> Result<T, BoxError> {
+pub fn run<T>(main: impl Future<Output = Result<T, BoxError>>) -> Result<T, MainError> {
     init();
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(main)
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    Ok(runtime.block_on(main)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_main_is_a_sentence_with_what_is_behind_it() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("the bolts are loose")]
+        struct Loose(#[source] std::fmt::Error);
+        let error = MainError::from(Loose(std::fmt::Error));
+        let expected = format!("the bolts are loose: {}", std::fmt::Error);
+        assert_eq!(format!("{error:?}"), expected);
+    }
 }

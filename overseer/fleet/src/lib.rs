@@ -7,7 +7,7 @@
 //! ```no_run
 //! use overseer::{Fleet, Release, local::Local};
 //!
-//! fn main() -> Result<(), overseer::BoxError> {
+//! fn main() -> Result<(), overseer::MainError> {
 //!     overseer::run(async {
 //!         let release = Release::plugin_beside_program("my_plugin", "1.0.0")?;
 //!         let fleet = Fleet::quiet().adapter(Local::new()).release(release).start().await?;
@@ -54,7 +54,7 @@ pub use callbacks::{BoxError, FleetEvent, Overseer, Quiet};
 pub use control_plane::ControlPlane;
 pub use core::{AtCapacity, Backoff, Deadlines, Escalation, Restart, WhatNext};
 pub use fleet::{Count, Fleet, FleetBuilder, FleetHandle};
-pub use init::{init, run};
+pub use init::{MainError, init, run};
 pub use labor::{Labor, Status};
 pub use overseer_adapter as adapter;
 pub use overseer_adapter::Adapter;

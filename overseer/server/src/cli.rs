@@ -88,17 +88,22 @@ pub(crate) struct PackArgs {
     /// Executable
     #[arg(long, value_name = "PROGRAM", requires = "name", requires = "release_version")]
     pub(crate) program: Option<PathBuf>,
-    /// Name of the release: a-z 0-9 - _ .
+    /// Name of the release: a letter, then a-z 0-9 - _ and dots
     #[arg(long, conflicts_with = "directory")]
     pub(crate) name: Option<String>,
     /// Its semantic version, such as 1.0.0
     #[arg(long, value_name = "V", conflicts_with = "directory")]
     pub(crate) release_version: Option<String>,
     /// An argument of the program; may be given often
-    #[arg(long = "arg", value_name = "ARG", requires = "program", allow_hyphen_values = true)]
+    #[arg(
+        long = "arg",
+        value_name = "ARG",
+        conflicts_with_all = ["plugin", "directory"],
+        allow_hyphen_values = true
+    )]
     pub(crate) args: Vec<String>,
     /// The program answers calls: the plugin host's protocol on its standard input
-    #[arg(long, requires = "program")]
+    #[arg(long, conflicts_with_all = ["plugin", "directory"])]
     pub(crate) serve: bool,
     /// A variable of what runs the release; may be given often
     #[arg(long = "env", value_name = "NAME=VALUE", conflicts_with = "directory")]
@@ -182,10 +187,15 @@ pub(crate) fn run() -> ExitCode {
             (args.json, doctor::run(&args))
         }
     };
-    match result {
-        Ok(exit) => exit.into(),
-        Err(failure) => fail(failure, json).into(),
+    let exit = match result {
+        Ok(exit) => exit,
+        Err(failure) => fail(failure, json),
+    };
+    if let Some(why) = output::lost() {
+        output::Target::Stderr.write(&format!("error: standard output could not be written: {why}\n"));
+        return if exit == Exit::Passed { Exit::Fault.into() } else { exit.into() };
     }
+    exit.into()
 }
 
 /// Help, the version, or arguments that make no sense.

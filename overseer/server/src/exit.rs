@@ -18,6 +18,8 @@ pub(crate) enum Exit {
     Interrupted,
     /// Ended by SIGTERM.
     Terminated,
+    /// Ended by SIGHUP: the terminal was closed.
+    HungUp,
 }
 
 /// What the codes of `overseer build` mean, for its help.
@@ -27,7 +29,7 @@ Exit codes:
     1  a job failed
     2  bad arguments, no such path or revision, a mistake in the build file
     3  a fault of the machinery: no labor, no room, no network
-  130  interrupted (Ctrl-C); 143: ended by SIGTERM";
+  130  interrupted (Ctrl-C); 143: ended by SIGTERM; 129: its terminal was closed";
 
 impl Exit {
     /// Exit code of the process.
@@ -39,6 +41,7 @@ impl Exit {
             Self::Fault => 3,
             Self::Interrupted => 128 + 2,
             Self::Terminated => 128 + 15,
+            Self::HungUp => 128 + 1,
         }
     }
 }
@@ -55,8 +58,15 @@ mod tests {
 
     #[test]
     fn the_help_names_every_exit_code() {
-        let all =
-            [Exit::Passed, Exit::Failed, Exit::BadInput, Exit::Fault, Exit::Interrupted, Exit::Terminated];
+        let all = [
+            Exit::Passed,
+            Exit::Failed,
+            Exit::BadInput,
+            Exit::Fault,
+            Exit::Interrupted,
+            Exit::Terminated,
+            Exit::HungUp,
+        ];
         for exit in all {
             assert!(
                 BUILD_CODES.contains(&format!("{} ", exit.code()))

@@ -55,17 +55,31 @@ pub(crate) fn progress() -> Option<MultiProgress> {
     (io::stderr().is_terminal() && !dumb).then(|| PROGRESS.get_or_init(MultiProgress::new).clone())
 }
 
+/// Why some of standard output is missing.
+static LOST: OnceLock<String> = OnceLock::new();
+
+/// Why some of standard output is missing, if it is.
+pub(crate) fn lost() -> Option<&'static str> {
+    LOST.get().map(String::as_str)
+}
+
 impl Target {
-    /// Writes text. A reader that has gone away, as in `| head`, stops nobody's work.
+    /// Writes text. A reader that has gone away, as in `| head`, stops nobody's work; any other
+    /// failure is remembered for [`lost`].
     pub(crate) fn write(self, text: &str) {
-        let write = || {
-            let _ = match self {
-                Self::Stdout => {
-                    let mut out = io::stdout().lock();
-                    out.write_all(text.as_bytes()).and_then(|()| out.flush())
+        let write = || match self {
+            Self::Stdout => {
+                let mut out = io::stdout().lock();
+                let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+                if let Err(error) = written
+                    && error.kind() != io::ErrorKind::BrokenPipe
+                {
+                    // The first one is enough.
+                    let _ = LOST.set(error.to_string());
                 }
-                Self::Stderr => io::stderr().lock().write_all(text.as_bytes()),
-            };
+            }
+            // Nobody is left to tell of it.
+            Self::Stderr => drop(io::stderr().lock().write_all(text.as_bytes())),
         };
         match PROGRESS.get() {
             Some(progress) => progress.suspend(write),

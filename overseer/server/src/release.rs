@@ -4,6 +4,7 @@ use std::path::Path;
 
 use console::Style;
 use miette::NamedSource;
+use object::{Object, ObjectSymbol};
 use overseer_release::{
     InspectError, InspectedContent, Inspection, KeyError, ManifestError, Mode, PackError, Package,
     PackageError, Packed, PublicKey, Refused, ReleaseBuilder, SigningKey, Trust,
@@ -95,7 +96,10 @@ fn described(args: &PackArgs) -> Result<ReleaseBuilder, Failure> {
         ));
     };
     let mut builder = match (&args.plugin, &args.program) {
-        (Some(library), _) => ReleaseBuilder::plugin(name, version, library),
+        (Some(library), _) => {
+            check_plugin(library)?;
+            ReleaseBuilder::plugin(name, version, library)
+        }
         (None, Some(program)) => {
             let mode = if args.serve { Mode::Serve } else { Mode::Supervise };
             ReleaseBuilder::program(name, version, program).args(args.args.clone()).mode(mode)
@@ -114,6 +118,26 @@ fn described(args: &PackArgs) -> Result<ReleaseBuilder, Failure> {
         builder = builder.target(target);
     }
     Ok(builder)
+}
+
+/// Whether a plugin host would find a plugin in a library.
+fn check_plugin(library: &Path) -> Result<(), Failure> {
+    let place = library.display();
+    let bytes = std::fs::read(library).map_err(|error| {
+        let what = format!("{place}: {error}; check the path and its permissions");
+        let fault = is_fault(&error);
+        if fault { Failure::fault("release.pack_io", what) } else { Failure::input("release.pack_io", what) }
+    })?;
+    let symbol = overseer_plugin::abi::SYMBOL;
+    let exports = object::File::parse(&*bytes).is_ok_and(|file| {
+        file.dynamic_symbols().any(|found| found.is_definition() && found.name() == Ok(symbol))
+    });
+    if exports {
+        return Ok(());
+    }
+    let what = format!("{place} is no plugin: it does not export `{symbol}`");
+    Err(Failure::input("release.not_a_plugin", what)
+        .help("build a crate of type cdylib that says export_plugin!, or pack it with --program"))
 }
 
 fn pair<'a>(text: &'a str, option: &str, form: &str) -> Result<(&'a str, &'a str), Failure> {

@@ -23,7 +23,7 @@ use overseer::BoxError;
 use crate::bench::Bench;
 use crate::row::Row;
 
-fn main() -> Result<(), BoxError> {
+fn main() -> Result<(), overseer::MainError> {
     overseer::run(async {
         // Cargo adds `--bench`.
         let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 
 use overseer::local::Local;
-use overseer::{BoxError, Fleet, Release};
+use overseer::{Fleet, MainError, Release};
 use overseer_protocol::proto::session_server::{Session, SessionServer};
 use overseer_protocol::proto::{
     self, Call, Order, RenewRequest, ToLabor, ToOverseer, call_result, order, report,
@@ -35,7 +35,7 @@ struct Up {
     agents: Vec<u32>,
 }
 
-fn main() -> Result<(), BoxError> {
+fn main() -> Result<(), MainError> {
     overseer::init();
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
@@ -45,7 +45,7 @@ fn main() -> Result<(), BoxError> {
     }
 }
 
-fn supervise(release: &str, labors: usize) -> Result<(), BoxError> {
+fn supervise(release: &str, labors: usize) -> Result<(), MainError> {
     overseer::run(async move {
         let adapter = Local::new();
         let release = Release::plugin_beside_program(release, "1.0.0")?;
@@ -61,7 +61,7 @@ fn supervise(release: &str, labors: usize) -> Result<(), BoxError> {
     })
 }
 
-fn floor() -> Result<(), BoxError> {
+fn floor() -> Result<(), MainError> {
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line)?;
     let spec: FloorSpec = serde_json::from_str(&line)?;

@@ -1,9 +1,9 @@
 //! An Overseer with four local labors that waits to be killed. Its argument is a data directory.
 //! Prints `ready FLEET` when all labors are ready and each has a plugin that would rather stay.
 
-use overseer::{BoxError, CallOptions, ControlPlane, Fleet, Release, local::Local};
+use overseer::{CallOptions, ControlPlane, Fleet, MainError, Release, local::Local};
 
-fn main() -> Result<(), BoxError> {
+fn main() -> Result<(), MainError> {
     overseer::run(async {
         let data = std::env::args_os().nth(1).ok_or("give a data directory")?;
         let plane = ControlPlane::builder().data_directory(data).start().await?;

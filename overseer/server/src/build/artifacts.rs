@@ -7,13 +7,16 @@ use std::path::{Component, Path, PathBuf};
 
 use overseer::blobs::{BlobError, Blobs};
 use overseer_builder::api::Artifact;
+use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 use tokio::io::AsyncWriteExt;
 
-use super::event::{JobResult, SavedArtifact};
+use super::event::{JobResult, Outcome, SavedArtifact};
 
 /// Digests of all artifacts of the last build, as `b3sum --check` reads them.
 const SUMS: &str = "B3SUMS";
+/// The same for us: what the next build may remove, as JSON.
+const OURS: &str = ".overseer-out.json";
 
 /// Why an artifact is not in the output directory.
 #[derive(Debug, thiserror::Error)]
@@ -32,11 +35,38 @@ pub(super) enum ArtifactError {
     Size { path: String, got: u64, wanted: u64 },
 }
 
+impl ArtifactError {
+    /// What the system said, where it did.
+    pub(super) fn reason(&self) -> String {
+        match self {
+            Self::Io { source, .. } => source.to_string(),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// A file that a build has put into the directory.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Ours {
+    path: PathBuf,
+    digest: String,
+}
+
 /// The directory that artifacts are copied to: `OUT/JOB/PATH`.
 #[derive(Debug, Clone)]
 pub(super) struct OutDirectory(pub(super) PathBuf);
 
 impl OutDirectory {
+    /// Finds out whether artifacts could be put there, before anything is built for it.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Io`]; nothing has changed then.
+    pub(super) fn probe(&self) -> Result<(), ArtifactError> {
+        let there = self.0.ancestors().find(|path| path.symlink_metadata().is_ok()).unwrap_or(Path::new("/"));
+        let new = tempfile::Builder::new().prefix(".overseer-probe-").tempdir_in(there);
+        new.map(drop).map_err(|source| ArtifactError::Io { path: self.0.clone(), source })
+    }
+
     /// Copies the artifacts of a job; each is there as a whole or not at all.
     ///
     /// # Errors
@@ -67,23 +97,67 @@ impl OutDirectory {
         Ok(saved)
     }
 
-    /// Writes the digests of a build's artifacts beside them.
+    /// Writes the digests of a build's artifacts beside them, and removes those of the build
+    /// before that are not among them, unless somebody has changed them.
     ///
     /// # Errors
     /// [`ArtifactError::Io`].
-    pub(super) fn write_sums(&self, results: &[JobResult]) -> Result<(), ArtifactError> {
-        let all = results.iter().flat_map(|result| {
+    pub(super) fn complete(&self, results: &[JobResult]) -> Result<(), ArtifactError> {
+        let ours = results.iter().flat_map(|result| {
             let job = directory_name(&result.job);
-            result.artifacts.iter().map(move |a| format!("{}  {job}/{}\n", a.digest, a.path))
+            let path = move |path: &str| Path::new(&job).join(path);
+            result.artifacts.iter().map(move |a| Ours { path: path(&a.path), digest: a.digest.clone() })
         });
-        let text: String = all.collect();
-        if text.is_empty() {
+        let mut ours: Vec<Ours> = ours.collect();
+        // Of a job that did not come to its end, those of the last time are the newest.
+        let unfinished = results.iter().filter(|r| matches!(r.result, Outcome::NotRun | Outcome::Cancelled));
+        let unfinished: Vec<String> = unfinished.map(|result| directory_name(&result.job)).collect();
+        let (kept, before): (Vec<Ours>, Vec<Ours>) =
+            self.before().into_iter().partition(|old| unfinished.iter().any(|job| old.path.starts_with(job)));
+        ours.extend(kept);
+        if ours.is_empty() && before.is_empty() {
             return Ok(());
         }
-        let path = self.0.join(SUMS);
+        for old in before.iter().filter(|old| ours.iter().all(|new| new.path != old.path)) {
+            self.remove(old);
+        }
+        let sums: String = ours.iter().map(|ours| sum_line(&ours.digest, &ours.path)).collect();
+        self.write(SUMS, sums.as_bytes())?;
+        self.write(OURS, &serde_json::to_vec(&ours).unwrap_or_default())
+    }
+
+    /// What the last build has left here.
+    fn before(&self) -> Vec<Ours> {
+        let text = fs::read(self.0.join(OURS)).unwrap_or_default();
+        let all: Vec<Ours> = serde_json::from_slice(&text).unwrap_or_default();
+        all.into_iter().filter(|ours| ours.path.to_str().and_then(within).is_some()).collect()
+    }
+
+    /// Removes a file that is still as it was made, and the directories that it leaves empty.
+    fn remove(&self, old: &Ours) {
+        let path = self.0.join(&old.path);
+        let is_file = path.symlink_metadata().is_ok_and(|there| there.is_file());
+        let mut hasher = blake3::Hasher::new();
+        if !is_file || fs::File::open(&path).and_then(|file| hasher.update_reader(file).map(drop)).is_err() {
+            return;
+        }
+        if hasher.finalize().to_hex().as_str() != old.digest || fs::remove_file(&path).is_err() {
+            return;
+        }
+        let above = path.ancestors().skip(1).take_while(|above| *above != self.0);
+        for directory in above {
+            // The first that is not empty stays, and those above it.
+            if fs::remove_dir(directory).is_err() {
+                break;
+            }
+        }
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), ArtifactError> {
+        let path = self.0.join(name);
         let write = || {
             let mut new = NamedTempFile::new_in(&self.0)?;
-            io::Write::write_all(&mut new, text.as_bytes())?;
+            io::Write::write_all(&mut new, bytes)?;
             new.as_file().set_permissions(Permissions::from_mode(0o644))?;
             new.persist(&path).map_err(|e| e.error).map(drop)
         };
@@ -101,6 +175,14 @@ impl OutDirectory {
         };
         make().map_err(|source| ArtifactError::Io { path: self.0.clone(), source })
     }
+}
+
+/// As `b3sum` writes it: a name that would break the line is escaped, and the line says so.
+fn sum_line(digest: &str, path: &Path) -> String {
+    let path = path.display().to_string();
+    let escaped = path.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r");
+    let mark = if escaped == path { "" } else { "\\" };
+    format!("{mark}{digest}  {escaped}\n")
 }
 
 /// A job's name as that of a directory.
@@ -193,5 +275,52 @@ mod tests {
         let gone = Artifact { path: "x".into(), digest: "0".repeat(64), size: 1, mode: 0o644 };
         assert!(matches!(out.save("job", &[gone], &blobs).await, Err(ArtifactError::Blob(_))));
         assert!(!dir.path().join("out/job/x").exists());
+    }
+
+    #[tokio::test]
+    async fn what_the_last_build_made_and_this_one_does_not_goes_unless_it_was_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = DirectoryBlobs::open(dir.path().join("blobs")).unwrap();
+        let out = OutDirectory(dir.path().join("out"));
+        let result =
+            |artifacts| JobResult { artifacts, ..JobResult::without_report("job", Outcome::Passed, None) };
+        let mut made = Vec::new();
+        for path in ["a/b/one", "a/two", "three"] {
+            made.push(blob(&blobs, path, path, 0o644).await);
+        }
+        let saved = out.save("job", &made, &blobs).await.unwrap();
+        out.complete(&[result(saved)]).unwrap();
+        fs::write(dir.path().join("out/job/a/two"), "mine now").unwrap();
+        fs::write(dir.path().join("out/job/foreign"), "mine too").unwrap();
+        let saved = out.save("job", &made[2..], &blobs).await.unwrap();
+        out.complete(&[result(saved)]).unwrap();
+        let is_there = |path: &str| dir.path().join("out/job").join(path).exists();
+        assert!(!is_there("a/b") && is_there("a/two") && is_there("three") && is_there("foreign"));
+        let sums = fs::read_to_string(dir.path().join("out/B3SUMS")).unwrap();
+        assert_eq!(sums, format!("{}  job/three\n", made[2].digest));
+        out.complete(&[JobResult::without_report("job", Outcome::Cancelled, None)]).unwrap();
+        assert!(is_there("three"));
+        out.complete(&[]).unwrap();
+        assert!(!is_there("three") && is_there("foreign"));
+        assert_eq!(fs::read_to_string(dir.path().join("out/B3SUMS")).unwrap(), "");
+    }
+
+    #[test]
+    fn a_name_cannot_break_the_list_of_digests() {
+        assert_eq!(sum_line("00", Path::new("a b")), "00  a b\n");
+        assert_eq!(sum_line("00", Path::new("a\nb\\c\r")), "\\00  a\\nb\\\\c\\r\n");
+    }
+
+    #[test]
+    fn a_place_that_takes_no_artifacts_is_known_before() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        std::os::unix::fs::symlink("nowhere", dir.path().join("dangling")).unwrap();
+        for bad in ["file/x", "file/x/y", "dangling", "dangling/x"] {
+            assert!(OutDirectory(dir.path().join(bad)).probe().is_err(), "{bad}");
+        }
+        assert!(OutDirectory("/proc/x".into()).probe().is_err());
+        OutDirectory(dir.path().join("a/b")).probe().unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left");
     }
 }

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: the first ends the build in good order, the second at once.
+//! Ctrl-C, SIGTERM and a terminal that is closed: the first ends the build in good order, the second at once.
 
 use std::io;
 
@@ -20,14 +20,18 @@ impl Interrupt {
     /// # Errors
     /// No signal handler could be set.
     pub(super) fn listen() -> io::Result<Self> {
-        let (mut interrupt, mut terminate) =
-            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let (mut interrupt, mut terminate, mut hang_up) = (
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        );
         let (tell, first) = watch::channel(None);
         tokio::spawn(async move {
             loop {
                 let exit = tokio::select! {
                     _ = interrupt.recv() => Exit::Interrupted,
                     _ = terminate.recv() => Exit::Terminated,
+                    _ = hang_up.recv() => Exit::HungUp,
                 };
                 if tell.borrow().is_some() {
                     // The agents hold a pipe of ours, and end when it closes.

@@ -6,10 +6,12 @@ mod builder_release;
 mod display;
 mod error;
 mod event;
+mod follow;
 mod interrupt;
 mod job;
 mod json;
 mod lines;
+mod progress;
 mod request;
 mod run;
 mod site;
@@ -107,7 +109,7 @@ async fn plan_and_run(
     }
     let run = Run { site, request, report: &report, listener: Arc::clone(listener), interrupt, nodes };
     let results = run.jobs(labor).await?;
-    let saved = OutDirectory(request.out.clone()).write_sums(&results);
+    let saved = OutDirectory(request.out.clone()).complete(&results);
     if let Err(error) = &saved {
         listener.on(&Event::Warning { job: None, message: &error.to_string() });
     }
@@ -121,7 +123,7 @@ fn totals<'a>(exit: Exit, began: Instant, request: &Request, results: &'a [JobRe
         result: match exit {
             Exit::Passed => "passed",
             Exit::Interrupted => "interrupted",
-            Exit::Terminated => "terminated",
+            Exit::Terminated | Exit::HungUp => "terminated",
             Exit::Fault => "fault",
             Exit::Failed | Exit::BadInput => "failed",
         },

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use overseer_builder::api::Source;
 
+use super::artifacts::OutDirectory;
 use super::{site, source};
 use crate::exit::BUILD_CODES;
 use crate::failure::Failure;
@@ -81,6 +82,10 @@ impl Request {
             return Err(Failure::input("build.out", format!("--out {out_name:?} is not a directory"))
                 .help("choose another directory"));
         }
+        OutDirectory(out.clone()).probe().map_err(|e| {
+            Failure::input("build.out", format!("--out {out_name:?} cannot be written: {}", e.reason()))
+                .help("fix its permissions, or choose another directory")
+        })?;
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             source,

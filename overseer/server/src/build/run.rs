@@ -18,8 +18,10 @@ use tokio::time::sleep_until;
 use super::artifacts::OutDirectory;
 use super::error::{is_loss, loss_cause};
 use super::event::{Event, JobResult, Listener, Outcome};
+use super::follow::LogFollower;
 use super::interrupt::Interrupt;
-use super::job::{LogFollower, Running, Settle};
+use super::job::Settle;
+use super::progress::Running;
 use super::request::Request;
 use super::site::Site;
 use crate::failure::Failure;
@@ -91,7 +93,7 @@ impl Run<'_> {
             running: Arc::default(),
             gone: 0,
         };
-        let telemetry = state.running.follow(&self.site.fleet, Arc::clone(&self.listener));
+        let telemetry = state.running.follow(&self.site.fleet);
         let mut give_up: Option<tokio::time::Instant> = None;
         while state.graph.done().is_none() || state.settling > 0 {
             if give_up.is_none() {
@@ -186,7 +188,7 @@ impl Run<'_> {
             }
         };
         state.calls.insert(id, call.canceller());
-        let settle = Box::new(Settle { follower, progress, started: Instant::now(), attempt });
+        let settle = Box::new(Settle { follower, started: Instant::now(), attempt });
         let send = state.send.clone();
         state.tasks.spawn(async move {
             let answer = call.answer().await.and_then(|bytes| decode(&bytes));

@@ -53,7 +53,7 @@ fn job_rows(result: &JobResult) -> Vec<Vec<Cell>> {
         .take(LISTED)
         .map(|a| {
             let digest: String = a.digest.chars().take(DIGITS).collect();
-            format!("{digest}  {:>10}  {}", size(a.size), a.path)
+            format!("{digest}  {:>10}  {}", size(a.size), plain(&a.path))
         })
         .collect();
     if result.artifacts.len() > LISTED {
@@ -74,6 +74,12 @@ fn job_rows(result: &JobResult) -> Vec<Vec<Cell>> {
     ]];
     rows.extend(notes.map(|note| vec![Cell::default(), Cell::default(), Cell::default(), note]));
     rows
+}
+
+/// A file's name as a terminal may get it.
+fn plain(path: &str) -> String {
+    let one = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    path.chars().map(one).collect()
 }
 
 /// Why a job did not pass, with the last lines of its step.
@@ -124,6 +130,11 @@ pub(super) fn duration(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_files_name_cannot_play_with_the_terminal() {
+        assert_eq!(plain("a\u{1b}[31m\rb\nä"), "a\\u{1b}[31m\\rb\\nä");
+    }
     use crate::build::event::SavedArtifact;
 
     fn totals(results: &[JobResult], exit: u8, result: &'static str) -> Totals<'static> {

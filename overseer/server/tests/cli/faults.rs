@@ -7,7 +7,7 @@ use crate::world::{World, processes_of};
 
 #[test]
 fn an_interrupted_build_leaves_nothing_running() {
-    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
         let world = World::new();
         let repository = world.with_build_file(
             "[jobs.slow]\nsteps = [\"setsid sleep 1000 & trap '' INT TERM; sleep 1000\"]\n[jobs.next]\nneeds = [\"slow\"]\nsteps = [\"true\"]\n",

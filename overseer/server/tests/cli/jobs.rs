@@ -84,3 +84,62 @@ fn a_log_is_shown_to_its_last_byte() {
     let wanted = (1..=20_000).map(|n| n.to_string()).chain(["unfinished".to_owned()]);
     assert!(numbers.eq(wanted));
 }
+
+/// How long a reader of the output may be away: longer than anything that is waited for in vain.
+const AWAY: std::time::Duration = std::time::Duration::from_secs(6);
+
+#[test]
+fn a_reader_who_is_away_for_a_while_gets_every_line_and_each_step_in_its_place() {
+    const LINES: usize = 200_000;
+    let world = World::new();
+    let done = world.path("done");
+    let repository = world.with_build_file(&format!(
+        "[jobs.a]\nsteps = [\"seq {LINES}\", \"echo LAST\", \"printf end; touch {}\"]\n",
+        done.display()
+    ));
+    let mut build = world.start_build(&repository, &[]);
+    build.ignore_text();
+    build.wait_for("job_started");
+    while !done.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    std::thread::sleep(AWAY);
+    let mut seen = Vec::new();
+    loop {
+        let document = build.next();
+        let text = |key: &str| document[key].as_str().unwrap_or_default().to_owned();
+        match document["event"].as_str().unwrap() {
+            "log" => seen.push(text("text")),
+            "step" => seen.push(format!("$ {}", document["step"])),
+            "job_finished" => break,
+            _ => {}
+        }
+    }
+    let mut expected = vec!["$ 1".to_owned()];
+    expected.extend((1..=LINES).map(|n| n.to_string()));
+    expected.extend(["$ 2", "LAST", "$ 3", "end"].map(str::to_owned));
+    assert_eq!(seen.len(), expected.len());
+    assert!(seen == expected, "lines or steps are not in order");
+    assert_eq!(build.wait_for("finished")["exit"], 0);
+    assert_eq!(build.end(), 0);
+}
+
+#[test]
+fn steps_without_output_are_shown_and_hold_up_nothing() {
+    let world = World::new();
+    let repository =
+        world.with_build_file("[jobs.a]\nsteps = [\"true\", \"printf x\", \"true\", \"true\"]\n");
+    let mut build = world.start_build(&repository, &[]);
+    let mut seen = Vec::new();
+    loop {
+        let document = build.next();
+        match document["event"].as_str().unwrap() {
+            "log" => seen.push(document["text"].to_string()),
+            "step" => seen.push(document["step"].to_string()),
+            "job_finished" => break,
+            _ => {}
+        }
+    }
+    assert_eq!(seen, ["1", "2", "\"x\"", "3", "4"]);
+    assert_eq!(build.end(), 0);
+}

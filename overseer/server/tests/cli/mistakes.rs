@@ -99,3 +99,28 @@ fn arguments_that_make_no_sense_are_a_document_too() {
     let ran = world.overseer(["build", "--nodes", "many"]).exits(2);
     assert_eq!(ran.stdout, "");
 }
+
+#[test]
+fn an_output_that_cannot_be_written_is_said_and_is_no_success() {
+    let world = World::new();
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for args in [&["doctor"][..], &["doctor", "--json"]] {
+        let mut command = world.command(env!("CARGO_BIN_EXE_overseer"));
+        let ran = world.run(command.args(args).stdout(full())).exits(3);
+        assert!(ran.stderr.contains("standard output could not be written"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn places_that_take_no_artifacts_are_refused_before_anything_is_built() {
+    let world = World::new();
+    let repository = world.with_build_file("[jobs.a]\nsteps = [\"touch $HOME/ran\"]\n");
+    fs::write(world.path("file"), "").unwrap();
+    for out in ["file/x", "/proc/x"] {
+        let mut command = world.command(env!("CARGO_BIN_EXE_overseer"));
+        command.env("HOME", world.path("")).arg("build").arg(&repository).args(["--out", out]);
+        let ran = world.run(&mut command).exits(2);
+        assert!(ran.stderr.contains("--out"), "{}", ran.stderr);
+    }
+    assert!(!world.path("ran").exists());
+}

@@ -97,3 +97,33 @@ fn mistakes_in_arguments_change_nothing() {
     assert_eq!(releases.filter(|e| e.path().extension().is_some_and(|x| x == "release")).count(), 0);
     assert!(!world.path("me.pub").exists());
 }
+
+#[test]
+fn nothing_but_a_file_is_replaced_by_a_package() {
+    let world = World::new();
+    directory(&world);
+    rustix::fs::mkfifoat(rustix::fs::CWD, world.path("fifo"), rustix::fs::Mode::RWXU).unwrap();
+    std::os::unix::fs::symlink("/dev/full", world.path("device")).unwrap();
+    for out in ["fifo", "device"] {
+        let ran = world.overseer(["release", "pack", "hello", "--out", out]).exits(2);
+        assert!(ran.stderr.contains("no regular file"), "{}", ran.stderr);
+    }
+    assert!(!world.path("fifo").metadata().unwrap().is_file());
+    fs::write(world.path("file"), "").unwrap();
+    std::os::unix::fs::symlink("file", world.path("link")).unwrap();
+    world.overseer(["release", "pack", "hello", "--out", "link"]).exits(0);
+    assert!(world.path("link").symlink_metadata().unwrap().is_symlink());
+    assert!(world.path("file").metadata().unwrap().len() > 0);
+}
+
+#[test]
+fn a_plugin_that_no_host_could_load_is_not_packed() {
+    let world = World::new();
+    for library in ["/bin/sh", "/etc/passwd"] {
+        let args = ["release", "pack", "--name", "x", "--release-version", "1.0.0", "--plugin", library];
+        let ran = world.overseer(args).exits(2);
+        assert!(ran.stderr.contains("cdylib"), "{}", ran.stderr);
+    }
+    let args = ["release", "pack", "--name", "x", "--release-version", "1.0.0", "--plugin", "x", "--serve"];
+    world.overseer(args).exits(2);
+}

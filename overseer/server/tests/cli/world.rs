@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
@@ -133,7 +133,7 @@ impl World {
             .unwrap();
         let documents = BufReader::new(child.stdout.take().unwrap());
         let text = BufReader::new(child.stderr.take().unwrap());
-        Building { child, documents, text }
+        Building { child, documents, text: Some(text) }
     }
 }
 
@@ -141,27 +141,38 @@ impl World {
 pub(crate) struct Building {
     child: Child,
     documents: BufReader<ChildStdout>,
-    text: BufReader<ChildStderr>,
+    text: Option<BufReader<ChildStderr>>,
 }
 
 impl Building {
+    /// The next document.
+    pub(crate) fn next(&mut self) -> Value {
+        let mut line = String::new();
+        assert!(self.documents.read_line(&mut line).unwrap() > 0, "the build has ended");
+        serde_json::from_str(&line).unwrap()
+    }
+
     /// The next document of this event.
     pub(crate) fn wait_for(&mut self, event: &str) -> Value {
-        let mut line = String::new();
-        while self.documents.read_line(&mut line).unwrap() > 0 {
-            let document: Value = serde_json::from_str(&line).unwrap();
+        loop {
+            let document = self.next();
             if document["event"] == event {
                 return document;
             }
-            line.clear();
         }
-        panic!("the build ended without {event}");
     }
 
     /// Waits for a line for people with this in it.
     pub(crate) fn wait_for_text(&mut self, part: &str) {
-        let found = self.text.by_ref().lines().map_while(Result::ok).any(|line| line.contains(part));
+        let text = self.text.as_mut().unwrap();
+        let found = text.lines().map_while(Result::ok).any(|line| line.contains(part));
         assert!(found, "the build ended without saying {part}");
+    }
+
+    /// It may say as much to people as it likes.
+    pub(crate) fn ignore_text(&mut self) {
+        let mut text = self.text.take().unwrap();
+        std::thread::spawn(move || std::io::copy(&mut text, &mut std::io::sink()));
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
