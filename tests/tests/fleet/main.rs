@@ -9,6 +9,7 @@ mod logs;
 mod owner;
 mod payloads;
 mod planes;
+mod programs;
 mod queues;
 mod releases;
 mod restarts;

@@ -3,6 +3,7 @@
 
 mod calling;
 mod ending;
+mod given_up;
 mod hosting;
 mod orders;
 mod said;
