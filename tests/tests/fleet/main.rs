@@ -14,4 +14,5 @@ mod queues;
 mod releases;
 mod restarts;
 mod starts;
+mod swallowed;
 mod telemetry;

@@ -192,6 +192,7 @@ impl Agent {
                     return Some(self.ending.exit());
                 }
                 tracing::warn!("the session is lost, dialling again: {why}");
+                self.bulk.reset();
                 self.on_down();
             }
             LinkEvent::Refused(why) => {
@@ -281,6 +282,8 @@ impl Agent {
         if self.silent_at().is_some_and(|at| at <= now) {
             tracing::warn!("the Overseer is silent, dialling again");
             self.link.again();
+            // It goes through the same network.
+            self.bulk.reset();
             self.on_down();
         }
     }
