@@ -147,6 +147,7 @@ impl Agent {
             host.kill();
         }
         self.work.abort_all();
+        crate::orphans::end_all();
         if matches!(exit, Exit::OwnerGone | Exit::LeaseLost) {
             // Nobody else is left to end what plugins have started.
             end_what_is_marked();
