@@ -5,6 +5,7 @@ mod callbacks;
 mod calls;
 mod cut_off;
 mod ends;
+mod huge;
 mod logs;
 mod orphans;
 mod owner;
