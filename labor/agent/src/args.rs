@@ -71,6 +71,9 @@ pub(crate) fn start(source: &Source, directory: Option<PathBuf>) -> ExitCode {
             return Exit::Bootstrap.into();
         }
     };
+    if let Err(error) = crate::orphans::adopt() {
+        tracing::warn!("orphans of plugins are found by their mark only: {error}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // They unpack, read and write files, one after the other.

@@ -9,7 +9,7 @@ use overseer_protocol::proto::{self, bulk_client::BulkClient};
 use overseer_protocol::{MAX_MESSAGE, PIECE};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -49,6 +49,8 @@ pub(crate) struct Bulk {
     /// Held while connecting, so that two users open one connection.
     state: Arc<tokio::sync::Mutex<Option<Channel>>>,
     usage: Arc<Mutex<Usage>>,
+    /// Changes when the connection is given up.
+    resets: watch::Sender<()>,
     /// Blobs that are held in memory while they come.
     fetches: Arc<Semaphore>,
 }
@@ -63,6 +65,9 @@ struct Usage {
 pub(crate) struct InUse {
     usage: Arc<Mutex<Usage>>,
     pub(crate) client: BulkClient<Channel>,
+    /// Changes when there is a better connection, for a user that can move to it. One that cannot
+    /// goes on; if the connection is dead its keepalive says so.
+    pub(crate) given_up: watch::Receiver<()>,
 }
 
 impl Drop for InUse {
@@ -80,6 +85,7 @@ impl Bulk {
             standing,
             state: Arc::default(),
             usage: Arc::new(Mutex::new(usage)),
+            resets: watch::Sender::new(()),
             fetches: Arc::new(Semaphore::new(MOST_FETCHES)),
         }
     }
@@ -99,6 +105,7 @@ impl Bulk {
         // While somebody connects, the connection is new anyway.
         if let Ok(mut state) = self.state.try_lock() {
             *state = None;
+            self.resets.send_replace(());
         }
     }
 
@@ -123,7 +130,7 @@ impl Bulk {
         let client = BulkClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        Ok(InUse { usage: self.usage.clone(), client })
+        Ok(InUse { usage: self.usage.clone(), client, given_up: self.resets.subscribe() })
     }
 
     async fn close_when_idle(self) {

@@ -14,6 +14,14 @@ pub(crate) const SERVER_NAME: &str = "overseer";
 /// Time for a TCP connection and both handshakes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// While an answer is waited for and nothing was heard for so long, the other end is asked whether
+/// it still lives: a network that swallows everything closes no connection, and the system's own
+/// patience is a quarter of an hour.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+/// Time for the answer to that; a slow line has up to a window of data to carry before it. Both
+/// together are less than a full log spool holds its host back.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// Receive windows. They bound what a connection may hold of the agent's memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Purpose {
@@ -79,6 +87,8 @@ pub(crate) async fn connect(
         .map_err(|_| ConnectError::BadEndpoint(name.clone()))?
         .tcp_nodelay(true)
         .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .initial_stream_window_size(purpose.window())
         .initial_connection_window_size(purpose.window())
         .buffer_size(16usize);

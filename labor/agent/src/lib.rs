@@ -12,6 +12,7 @@
 //! | calls: admission, deadlines, cancel | `calls` |
 //! | a release: fetch, verify, cache | `load`, `cache`, `bulk` |
 //! | the process that runs it | [`host`], `restart` |
+//! | what plugins leave behind | [`marker`], `orphans` |
 //! | what ties them together | `agent` |
 
 mod agent;
@@ -29,6 +30,7 @@ mod join;
 mod load;
 mod logs;
 pub mod marker;
+mod orphans;
 mod outbox;
 mod owner;
 mod reexec;

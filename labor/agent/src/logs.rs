@@ -164,6 +164,10 @@ impl Shared {
                 return Err(tonic::Status::unavailable("the Overseer closed the log stream").into());
             }
             fed = &mut feed => fed?,
+            // What is not acknowledged is sent again over the next one.
+            Ok(()) = user.given_up.changed() => {
+                return Err(tonic::Status::unavailable("the connection was given up").into());
+            }
         }
         match tokio::time::timeout(IDLE, acks).await {
             Ok(ended) => ended,

@@ -1,5 +1,10 @@
 //! Which processes belong to a node, however they were forked: all carry a mark in their
 //! environment.
+//!
+//! One that was started with another environment (`env -i`) carries no mark. While the agent
+//! lives, that one is found below it, for the agent adopts orphans. The limit of both: when the
+//! agent is killed by SIGKILL, its descendants go to init, and those without a mark are not found
+//! any more.
 
 use std::fs;
 use std::io;

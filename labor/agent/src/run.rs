@@ -52,6 +52,7 @@ pub async fn run(config: AgentConfig) -> Exit {
             return Exit::Usage;
         }
     };
+    tokio::spawn(crate::orphans::reap());
     let exit = Agent::new(bootstrap, directory).run(owner, signals).await;
     // The owner may be gone, so nobody else would: what a plugin has left outside of its group.
     crate::marker::end_others();

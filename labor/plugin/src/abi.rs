@@ -442,3 +442,7 @@ impl Guest {
         self.ask(|this, out| unsafe { (self.table.stop)(this, out) })
     }
 }
+
+#[cfg(test)]
+#[path = "abi_tests.rs"]
+mod tests;

@@ -18,7 +18,7 @@ use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-pub use self::request::{CertificateError, identity_of};
+pub use self::request::{CertificateError, KeyPrint, identity_of};
 use crate::store::{Outcome, Store, StoreError, Transaction};
 
 /// Where the key and certificate are kept in the store.
@@ -144,12 +144,12 @@ impl Authority {
         &self.der
     }
 
-    /// Whether [`Authority::issue`] would take this signing request.
+    /// Whether [`Authority::issue`] would take this signing request, and which key it is for.
     ///
     /// # Errors
     /// [`AuthorityError::BadRequest`].
-    pub fn check_request(csr_der: &[u8]) -> Result<(), AuthorityError> {
-        request::verified_key(csr_der).map(|_| ()).map_err(AuthorityError::BadRequest)
+    pub fn check_request(csr_der: &[u8]) -> Result<KeyPrint, AuthorityError> {
+        request::verified_key(csr_der).map(|key| KeyPrint::of(&key)).map_err(AuthorityError::BadRequest)
     }
 
     /// A client certificate that says `identity`, for the key that signed the request. Nothing

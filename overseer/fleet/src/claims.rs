@@ -1,5 +1,9 @@
 //! One-time claims: how an empty node becomes a labor, once. The store keeps a hash; the token
 //! is only in the node's bootstrap document.
+//!
+//! Once is once for a key, not for a request: a node whose answer was lost on its way asks again
+//! with the key that it has made, and is admitted again. A certificate for that key is of no use
+//! to anybody else.
 
 mod batch;
 mod refusal;
@@ -17,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::batch::{BatchIntent, NewBatch};
 pub use self::refusal::ClaimRefused;
+use crate::authority::KeyPrint;
 use crate::store::{Entry, Operation, Outcome, Store, StoreError, Transaction};
 
 /// Tokens are 32 random bytes, as 64 hexadecimal digits.
@@ -58,6 +63,9 @@ struct Kept {
     hash: String,
     expires_ms: u64,
     used_ms: Option<u64>,
+    /// The key that it was used for.
+    #[serde(default)]
+    used_by: Option<String>,
 }
 
 impl Claims {
@@ -83,6 +91,7 @@ impl Claims {
             hash: labor_hash(key, &token).to_hex().to_string(),
             expires_ms: millis(now).saturating_add(ttl.as_millis().try_into().unwrap_or(u64::MAX)),
             used_ms: None,
+            used_by: None,
         };
         let claim = Claim::Labor { labor: key.labor, generation: key.generation, token: Secret::new(token) };
         NewClaim { claim, operation: Operation::Put(labor_key(key.labor), encode(&kept).into(), None) }
@@ -93,18 +102,24 @@ impl Claims {
         Operation::Delete(labor_key(labor))
     }
 
-    /// Admits a claim once: of any number of tries at once, one succeeds. One read and one
-    /// transaction.
+    /// Admits a claim for one key: of any number of keys at once, one succeeds, and that one
+    /// again for as long as the claim is valid. One read and at most one transaction.
     ///
     /// # Errors
     /// Each [`ClaimRefused`]; log it, and answer with [`ClaimRefused::wire_message`].
-    pub async fn admit(&self, claim: &Claim, now: SystemTime) -> Result<Identity, ClaimRefused> {
+    pub async fn admit(
+        &self,
+        claim: &Claim,
+        key: KeyPrint,
+        now: SystemTime,
+    ) -> Result<Identity, ClaimRefused> {
+        let key = key.to_hex();
         match claim {
             Claim::Labor { labor, generation, token } => {
-                self.admit_labor(*labor, *generation, token, now).await
+                self.admit_labor(*labor, *generation, token, key, now).await
             }
             Claim::Batch { batch, token, instance, proof } => {
-                self.admit_instance(batch, token, instance, proof, now).await
+                self.admit_instance(batch, token, instance, proof, &key, now).await
             }
         }
     }
@@ -114,6 +129,7 @@ impl Claims {
         labor: LaborId,
         generation: Generation,
         token: &Secret<String>,
+        shown: String,
         now: SystemTime,
     ) -> Result<Identity, ClaimRefused> {
         let key = labor_key(labor);
@@ -126,13 +142,17 @@ impl Claims {
             }
             let node = NodeKey { fleet: kept.fleet.clone(), labor, generation };
             check_token(&kept.hash, labor_hash(&node, token.expose()))?;
-            if kept.used_ms.is_some() {
+            let again = kept.used_by.as_ref() == Some(&shown);
+            if kept.used_ms.is_some() && !again {
                 return Err(ClaimRefused::Used);
             }
             if kept.expires_ms <= millis(now) {
                 return Err(ClaimRefused::Late);
             }
-            kept.used_ms = Some(millis(now));
+            if again {
+                return Ok(Identity { fleet: kept.fleet, labor, generation });
+            }
+            (kept.used_ms, kept.used_by) = (Some(millis(now)), Some(shown.clone()));
             let using =
                 Transaction::new().unchanged(key.as_str(), entry.revision).put(key.as_str(), encode(&kept));
             if let Outcome::Committed(_) = self.store.transact(using).await? {

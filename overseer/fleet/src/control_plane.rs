@@ -22,7 +22,10 @@ use crate::logs::Logs;
 use crate::payload::Payloads;
 use crate::store::{Store, StoreError};
 
-/// How long the gateway's own certificate is good.
+/// How long the gateway's own certificate is good. It is made anew, with a new key, on every start
+/// of a control plane and not renewed while that runs: a process that serves for longer than a
+/// year must be started again before its end, or agents refuse to connect. They trust the
+/// authority, so they need not be told of a new one.
 const SERVER_CERTIFICATE: Duration = Duration::from_secs(365 * 86_400);
 /// Longest path of a unix socket that every system takes, in bytes.
 const SOCKET_PATH: usize = 100;

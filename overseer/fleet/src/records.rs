@@ -281,12 +281,15 @@ mod tests {
             listed.extend(page);
         }
         assert_eq!(listed, stored);
-        let claims = Claims::new(store.clone());
-        claims.admit(&claim, SystemTime::UNIX_EPOCH).await.unwrap();
+        let (claims, key) = (Claims::new(store.clone()), crate::authority::KeyPrint::of_some_key());
+        claims.admit(&claim, key, SystemTime::UNIX_EPOCH).await.unwrap();
         records.remove(&fleet, LaborId::new(1, 99)).await.unwrap();
         records.remove(&fleet, LaborId::new(1, 99)).await.unwrap();
         assert!(matches!(records.get(&fleet, LaborId::new(1, 99)).await, Err(RecordError::Missing(_))));
-        assert_eq!(claims.admit(&claim, SystemTime::UNIX_EPOCH).await.unwrap_err().code(), "claim_unknown");
+        assert_eq!(
+            claims.admit(&claim, key, SystemTime::UNIX_EPOCH).await.unwrap_err().code(),
+            "claim_unknown"
+        );
     }
 
     #[tokio::test]

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use overseer::{ControlPlane, Generation, LaborId};
+use overseer::{ControlPlane, Generation, LaborId, TaskId};
 use overseer_protocol::Identity;
 use overseer_protocol::proto::{
-    self, FetchBlobRequest, Heartbeat, ReleaseRequest, RenewRequest, Report, ToOverseer, order, report,
+    self, FetchBlobRequest, Heartbeat, LogPush, Piece, ReleaseRequest, RenewRequest, Report, ToOverseer,
+    order, report,
 };
 use overseer_tests::peer::{self, Keys};
 use overseer_tests::processes::{self, Role};
@@ -151,6 +152,64 @@ async fn an_open_session_outlives_its_certificate_once_that_was_renewed() {
     })
     .await;
     scene.fleet.terminate_child(labor.id());
+    scene.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_bulk_streams_end_with_their_certificate() {
+    let scene = Scene::open().await;
+    let authority = scene.authority().await;
+    let bytes = std::io::Cursor::new(vec![7; 8 << 20]);
+    let blob = scene.plane.blobs().put(Box::pin(bytes), 8 << 20).await.unwrap();
+    let short = Keys::generate().issued(&authority, &scene.identity(), Duration::from_secs(3));
+    let endpoint = &scene.plane.endpoints()[0];
+    // A connection for each, so that none has to wait for another's window.
+    let dial = async || peer::dial(endpoint, authority.certificate(), Some(short.clone())).await.unwrap();
+    let (fetching, putting, pushing) = (dial().await, dial().await, dial().await);
+
+    let request = FetchBlobRequest { digest: blob.digest };
+    let mut pieces = peer::bulk(&fetching).fetch_blob(request).await.unwrap().into_inner();
+    assert!(!pieces.message().await.unwrap().unwrap().data.is_empty());
+
+    let (put, puts) = tokio::sync::mpsc::channel(1);
+    put.send(Piece { data: vec![7; 1000].into(), ..Piece::default() }).await.unwrap();
+    let puts = tokio_stream::wrappers::ReceiverStream::new(puts);
+    let put_answer = tokio::spawn(async move { peer::bulk(&putting).put_blob(puts).await });
+
+    let (push, pushes) = tokio::sync::mpsc::channel(1);
+    let pushes = tokio_stream::wrappers::ReceiverStream::new(pushes);
+    let mut acks = peer::bulk(&pushing).push_logs(pushes).await.unwrap().into_inner();
+    let task = TaskId::of_host(scene.serving.id(), Generation::FIRST);
+    let line = LogPush {
+        task: task.to_bytes().to_vec().into(),
+        attempt: 9,
+        stream: "stdout".into(),
+        data: b"a line\n".to_vec().into(),
+        ..LogPush::default()
+    };
+    push.send(line).await.unwrap();
+    assert_eq!(within("an acknowledgement", acks.message()).await.unwrap().unwrap().through, 7);
+
+    // Whoever is quiet is cut off too, and is told why.
+    for ended in [
+        within("the end of the logs", acks.message()).await.map(drop),
+        within("the end of the blob that is put", put_answer).await.unwrap().map(drop),
+    ] {
+        let message = refused(ended, Code::Unauthenticated);
+        assert!(message.contains("run out"), "{message}");
+    }
+    within("nobody takes more logs", push.closed()).await;
+    within("nobody takes more of a blob", put.closed()).await;
+    // It was not read on, so only a little of it has come.
+    let mut come = 0;
+    let ended = loop {
+        match within("the end of the blob that is fetched", pieces.message()).await {
+            Ok(Some(piece)) => come += piece.data.len(),
+            other => break other.map(drop),
+        }
+    };
+    assert!(refused(ended, Code::Unauthenticated).contains("run out"));
+    assert!(come < 8 << 20);
     scene.close().await;
 }
 

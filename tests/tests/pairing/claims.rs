@@ -1,15 +1,19 @@
 //! Claims that must not make anybody a labor.
 
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use overseer::adapter::NodeKey;
 use overseer::claims::Claims;
 use overseer::store::Transaction;
-use overseer::{Cause, Generation, LaborId, LaborState};
-use overseer_protocol::proto::Versions;
+use overseer::{Cause, ControlPlane, Generation, LaborId, LaborState, Quiet};
+use overseer_protocol::proto::{JoinResponse, Versions};
 use overseer_protocol::{Claim, Identity, Secret};
 use overseer_tests::peer::{self, Keys};
-use overseer_tests::within;
+use overseer_tests::proxy::Cables;
+use overseer_tests::{TestFleet, builder, labor, within};
 use tonic::Code;
 
 use crate::scene::{Scene, refused};
@@ -22,23 +26,23 @@ fn token(claim: &Claim) -> Secret<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_good_claim_makes_the_labor_that_it_names_and_only_once() {
+async fn a_good_claim_makes_the_labor_that_it_names_and_only_for_one_key() {
     let scene = Scene::open().await;
     let (labor, document) = scene.played().await;
     let keys = Keys::generate();
     let joined = peer::join(&document, peer::join_request(&document.claim, &keys)).await.unwrap();
-    let certificate = joined.identity.unwrap().certificate;
     within("it joins", labor.wait_for(|s| s.state == LaborState::Joining)).await;
-    let pem = der_of(&certificate);
-    let (identity, _) = overseer::authority::identity_of(&pem).unwrap();
     let generation = Generation::FIRST;
-    assert_eq!(identity, Identity { fleet: scene.fleet.name().clone(), labor: labor.id(), generation });
-    // By the same keys or by others: once is once.
-    for keys in [keys, Keys::generate()] {
+    let expected = Identity { fleet: scene.fleet.name().clone(), labor: labor.id(), generation };
+    assert_eq!(named_by(joined), expected);
+    // One whose answer was lost asks again with the same key, as often as it must.
+    for _ in 0..3 {
         let again = peer::join(&document, peer::join_request(&document.claim, &keys)).await;
-        let message = refused(again, Code::Unauthenticated);
-        assert!(!message.contains(token(&document.claim).expose()), "{message}");
+        assert_eq!(named_by(again.unwrap()), expected);
     }
+    let another = peer::join(&document, peer::join_request(&document.claim, &Keys::generate())).await;
+    let message = refused(another, Code::Unauthenticated);
+    assert!(!message.contains(token(&document.claim).expose()), "{message}");
     scene.wrote(&["WARN", "a claim was refused", "used before"]).await;
     // That of the labor which serves is used up too.
     let used = scene.actors.document(scene.serving.id()).await;
@@ -47,15 +51,47 @@ async fn a_good_claim_makes_the_labor_that_it_names_and_only_once() {
     scene.fleet.terminate_child(labor.id());
     within("its end", labor.terminated()).await;
     // Its claim goes with it.
-    let after = peer::join(&document, peer::join_request(&document.claim, &Keys::generate())).await;
-    refused(after, Code::Unauthenticated);
+    for keys in [keys, Keys::generate()] {
+        let after = peer::join(&document, peer::join_request(&document.claim, &keys)).await;
+        refused(after, Code::Unauthenticated);
+    }
     scene.close().await;
 }
 
-/// The first certificate of a PEM, in DER.
-fn der_of(pem: &str) -> Vec<u8> {
+/// Whom the certificate in an answer names.
+fn named_by(joined: JoinResponse) -> Identity {
     use rustls::pki_types::pem::PemObject;
-    rustls::pki_types::CertificateDer::from_pem_slice(pem.as_bytes()).unwrap().to_vec()
+    let pem = joined.identity.unwrap().certificate;
+    let der = rustls::pki_types::CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+    overseer::authority::identity_of(&der).unwrap().0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_labor_whose_answer_was_lost_on_its_way_joins_nevertheless() {
+    let plane = ControlPlane::embedded().await.unwrap();
+    let (store, cut) = (plane.clone(), Arc::new(AtomicBool::new(false)));
+    let once = Arc::clone(&cut);
+    // The first thing that the Overseer says when the claim is used up is not heard.
+    let censor = move || -> Pin<Box<dyn Future<Output = bool> + Send>> {
+        let (plane, once) = (store.clone(), Arc::clone(&once));
+        Box::pin(async move {
+            if once.load(Ordering::Relaxed) {
+                return false;
+            }
+            let (claims, _) = plane.store().range("claims/labor/", None, 10).await.unwrap();
+            let used = |value: &[u8]| {
+                serde_json::from_slice::<serde_json::Value>(value).unwrap()["used_ms"].is_u64()
+            };
+            claims.iter().any(|entry| used(&entry.value)) && !once.swap(true, Ordering::Relaxed)
+        })
+    };
+    let cables = Cables::censored(labor!(), Box::new(censor));
+    let (fleet, labor) = TestFleet::with_one(builder(Quiet, cables).control_plane(&plane)).await;
+    assert!(cut.load(Ordering::Relaxed), "nothing was cut");
+    assert_eq!(labor.call::<_, u32>("echo", &1).await.unwrap(), 1);
+    assert_eq!(labor.status().generation, Generation::FIRST);
+    fleet.end().await;
+    plane.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

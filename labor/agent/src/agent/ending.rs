@@ -13,7 +13,7 @@ use crate::exit::Exit;
 /// Time to finish what runs after SIGTERM.
 const SIGNAL_DRAIN: Duration = Duration::from_secs(30);
 /// Time for the last log bytes to be stored.
-const FLUSH: Duration = Duration::from_secs(5);
+pub(super) const FLUSH: Duration = Duration::from_secs(5);
 /// Time for the Overseer to take note of the Goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 

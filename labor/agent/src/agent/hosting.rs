@@ -10,6 +10,7 @@ use overseer_release::{Kind as ReleaseKind, Mode, Restart};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::given_up::GivenUp;
 use super::{Agent, Work};
 use crate::calls::Event;
 use crate::host::{Host, HostInfo, HostKind, HostOutput, HostSpec};
@@ -46,6 +47,8 @@ pub(super) struct Hosting {
     /// Why we ended it ourselves.
     pub(super) killed: Option<Cause>,
     pub(super) last_cause: Option<Cause>,
+    /// No host follows the last one.
+    pub(super) given_up: Option<GivenUp>,
     /// Owns what the host writes outside of calls.
     pub(super) task: Option<TaskId>,
     pub(super) streams: Vec<String>,
@@ -86,6 +89,11 @@ impl Hosting {
             self.killed = Some(cause);
             host.kill();
         }
+    }
+
+    /// Whether the host of another order is on its way.
+    fn another_comes(&self) -> bool {
+        self.starting || self.wanted.is_some_and(|w| w.loading)
     }
 
     /// Whether this release is up or about to be.
@@ -317,27 +325,28 @@ impl Agent {
             self.on_host_stopped();
             return;
         }
+        if self.hosting.another_comes() {
+            self.calls_event(Event::HostEnded { cause, restarts: true });
+            return;
+        }
         let policy = match loaded.manifest.restart {
             Restart::Always => true,
             Restart::OnFailure => !cause.is_normal(),
             Restart::Never => false,
         };
-        let wait = match self.hosting.wanted {
-            Some(Wanted { restart: true, .. }) if policy => {
-                let wait = self.hosting.intensity.ended(std::time::Instant::now());
-                if wait.is_none() {
-                    let (most, window) = (restart::MOST, restart::WINDOW.as_secs());
-                    let rule = format!("the plugin host ended more than {most} times in {window} s: {cause}");
-                    self.host_event("gave_up", Some(&Cause::Policy { rule }));
-                }
-                wait
-            }
-            _ => None,
-        };
-        self.calls_event(Event::HostEnded { cause: cause.clone(), restarts: wait.is_some() });
-        if let Some(wait) = wait {
+        let ordered = self.hosting.wanted.is_some_and(|w| w.restart);
+        if !policy || !ordered {
+            self.calls_event(Event::HostEnded { cause: cause.clone(), restarts: false });
+            self.give_up(loaded.id, cause);
+        } else if let Some(wait) = self.hosting.intensity.ended(std::time::Instant::now()) {
+            self.calls_event(Event::HostEnded { cause: cause.clone(), restarts: true });
             self.host_event("restarting", Some(&cause));
             self.hosting.restart_at = Some(Instant::now() + wait);
+        } else {
+            let (most, window) = (restart::MOST, restart::WINDOW.as_secs());
+            let rule = format!("the plugin host ended more than {most} times in {window} s: {cause}");
+            self.calls_event(Event::HostEnded { cause, restarts: false });
+            self.give_up(loaded.id, Cause::Policy { rule });
         }
     }
 

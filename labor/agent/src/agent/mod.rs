@@ -3,6 +3,7 @@
 
 mod calling;
 mod ending;
+mod given_up;
 mod hosting;
 mod orders;
 mod said;
@@ -144,6 +145,7 @@ impl Agent {
             host.kill();
         }
         self.work.abort_all();
+        crate::orphans::end_all();
         if matches!(exit, Exit::OwnerGone | Exit::LeaseLost) {
             // Nobody else is left to end what plugins have started.
             end_what_is_marked();
@@ -189,6 +191,7 @@ impl Agent {
                     return Some(self.ending.exit());
                 }
                 tracing::warn!("the session is lost, dialling again: {why}");
+                self.bulk.reset();
                 self.on_down();
             }
             LinkEvent::Refused(why) => {
@@ -277,6 +280,8 @@ impl Agent {
         if self.silent_at().is_some_and(|at| at <= now) {
             tracing::warn!("the Overseer is silent, dialling again");
             self.link.again();
+            // It goes through the same network.
+            self.bulk.reset();
             self.on_down();
         }
     }

@@ -64,6 +64,11 @@ impl Agent {
             self.say_loaded_already(id);
             return;
         }
+        if self.gave_up(id) {
+            self.say_given_up();
+            return;
+        }
+        self.hosting.given_up = None;
         if self.hosting.order(id, restart, start_timeout) {
             let loading = crate::load::load(self.bulk.clone(), self.directory.clone(), id, trust);
             self.work.spawn(async move { Work::Loaded(id, loading.await) });

@@ -48,6 +48,8 @@ pub(super) enum Work {
     /// A host that was replaced, or asked to stop, is gone.
     Retired,
     Flushed,
+    /// The last log bytes of a host that is not started again.
+    LastWords,
 }
 
 /// Over a connection of its own, as who we are now: that of the session may be older than the
@@ -96,6 +98,12 @@ pub(super) async fn flush(logs: Logs, most: Duration) -> Work {
     Work::Flushed
 }
 
+/// The same for a host that is not started again.
+pub(super) async fn last_words(logs: Logs, most: Duration) -> Work {
+    let _ = tokio::time::timeout(most, logs.flushed()).await;
+    Work::LastWords
+}
+
 impl Agent {
     pub(super) fn on_work(&mut self, done: Result<Work, JoinError>) {
         match done {
@@ -108,6 +116,7 @@ impl Agent {
             Ok(Work::Health { incarnation, well }) => self.on_health(incarnation, well),
             Ok(Work::Retired) => {}
             Ok(Work::Flushed) => self.on_flushed(),
+            Ok(Work::LastWords) => self.on_last_words(),
             Err(error) if error.is_cancelled() => {}
             Err(error) => tracing::error!("a fault of the agent: {error}"),
         }
@@ -170,7 +179,11 @@ impl Agent {
     pub(super) fn say_what_changed(&mut self, said_ready: bool) {
         match (said_ready, self.standing.is_ready()) {
             (false, true) => self.say_ready(),
-            (true, false) => self.host_event("exited", self.hosting.last_cause.as_ref()),
+            (true, false) => {
+                self.host_event("exited", self.hosting.last_cause.as_ref());
+                self.say_given_up();
+            }
+            // One that said that nothing runs gets an order to load, and that is answered.
             _ => {}
         }
     }

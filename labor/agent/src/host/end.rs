@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use super::connection::Connection;
 use super::spawn::Spawned;
 use super::{HostOutput, Shared, boot_failed, output};
+use crate::orphans;
 
 /// The process group of a host, as long as its number is known to be its own.
 #[derive(Debug)]
@@ -82,6 +83,7 @@ pub(super) fn run(spawned: Spawned, shared: Arc<Shared>, output: mpsc::Sender<Ho
         has_ended(pid, ends).await;
         shared.group.kill_last();
         let status = child.wait().await;
+        orphans::host_ended(pid);
         let _ = gone.send(true);
         // What the host said of its own end is read before the end is judged.
         let _ = read.await;

@@ -13,6 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{HostKind, HostSpec, boot_failed};
+use crate::orphans;
 
 /// What a host has of the agent's environment; all else could hold the agent's secrets.
 /// The mark is how whatever a plugin starts is found when its node ends.
@@ -91,11 +92,14 @@ fn connect(spec: &HostSpec, program: &OsStr, args: Vec<OsString>, supervised: bo
         .process_group(0)
         .kill_on_drop(true);
     let ends = signal(SignalKind::child())?;
-    let child = command.spawn()?;
+    let (child, pid) = orphans::start_host(|| {
+        let child = command.spawn()?;
+        let gone = || io::Error::other("the process was gone at once");
+        let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).ok_or_else(gone)?;
+        Ok((child, pid))
+    })?;
     // The command holds the host's ends; the agent must not, or it would never see them close.
     drop(command);
-    let gone = || io::Error::other("the process was gone at once");
-    let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).ok_or_else(gone)?;
     Ok(Spawned {
         child,
         pid,

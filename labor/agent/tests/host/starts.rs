@@ -64,6 +64,34 @@ async fn what_is_no_plugin_says_which_file_and_what_to_do() {
     }
 }
 
+#[tokio::test]
+async fn a_plugin_of_another_abi_says_which_and_what_to_do() {
+    // The beginning of a table in every version: size, major, minor.
+    let table = |size: usize, major: u32| {
+        format!(
+            "static struct {{ unsigned long size; unsigned major, minor; }} t = {{ {size}, {major}, 0 }};\n\
+             void *overseer_plugin(void) {{ return &t; }}\n"
+        )
+    };
+    for (source, expected) in [
+        (table(4096, 99), "has plugin ABI 99, this agent has 1; rebuild it"),
+        (table(16, 1), "has a plugin table of 16 bytes"),
+        ("void *overseer_plugin(void) { return 0; }\n".to_owned(), "export_plugin!"),
+    ] {
+        let built = tempfile::tempdir().unwrap();
+        let library = built.path().join("libother.so");
+        let code = built.path().join("other.c");
+        std::fs::write(&code, source).unwrap();
+        // Rust links by it, so it is there.
+        let mut compiler = std::process::Command::new("cc");
+        let compiled = compiler.args(["-shared", "-fPIC", "-o"]).args([&library, &code]).status().unwrap();
+        assert!(compiled.success());
+        let (spec, directory) = spec(HostKind::Plugin { library: library.clone() }, &[]);
+        let reason = boot_failed(start_failure((spec, directory)).await.0);
+        assert!(reason.contains(&library.display().to_string()) && reason.contains(expected), "{reason}");
+    }
+}
+
 /// A library of the system that is no plugin: one that this very process has loaded.
 fn some_library() -> PathBuf {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();

@@ -26,6 +26,20 @@ async fn a_node_ends_at_once_when_its_owner_is_gone() {
 }
 
 #[tokio::test]
+async fn a_node_whose_owner_is_gone_leaves_no_process_also_none_without_a_mark() {
+    let (mut overseer, mut node) = crate::load::ready(crate::load::probe()).await;
+    overseer.order(crate::calls::call(1, "hidden", b""));
+    let outcome = crate::calls::result(&mut overseer, 1).await;
+    let proto::call_result::Outcome::Ok(answer) = outcome else { panic!("{outcome:?}") };
+    let stat = format!("/proc/{}/stat", String::from_utf8_lossy(&answer));
+    let runs = || std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z"));
+    assert!(runs());
+    drop(node.pipe.take());
+    assert_eq!(node.ended().await.0, is(Exit::OwnerGone));
+    assert!(!runs(), "it was left");
+}
+
+#[tokio::test]
 async fn a_node_ends_when_nobody_answers_for_as_long_as_the_lease() {
     let mut overseer = Overseer::on_tcp().await;
     overseer.script(|s| (s.lease_ms, s.answers_heartbeats) = (400, false));

@@ -56,6 +56,27 @@ pub fn identity_of(certificate_der: &[u8]) -> Result<(Identity, SystemTime), Cer
     Ok((Identity::from_uri(uri)?, moment(certificate.validity().not_after)))
 }
 
+/// Which key a signing request is for: a hash of it, to tell two keys apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyPrint(blake3::Hash);
+
+impl KeyPrint {
+    pub(super) fn of(key: &SubjectPublicKeyInfo) -> Self {
+        Self(blake3::hash(&key.subject_public_key_info()))
+    }
+
+    /// One that no other key has.
+    #[cfg(test)]
+    pub(crate) fn of_some_key() -> Self {
+        Self(blake3::hash(&rcgen::KeyPair::generate().unwrap().subject_public_key_info()))
+    }
+
+    /// As it is kept: 64 hexadecimal digits.
+    pub(crate) fn to_hex(self) -> String {
+        self.0.to_hex().to_string()
+    }
+}
+
 /// The key of a signing request, once the request's own signature is right.
 pub(super) fn verified_key(csr_der: &[u8]) -> Result<SubjectPublicKeyInfo, String> {
     if csr_der.len() > MAX_REQUEST_BYTES {

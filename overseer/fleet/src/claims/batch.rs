@@ -98,6 +98,7 @@ impl Claims {
         token: &Secret<String>,
         instance: &str,
         proof: &Secret<String>,
+        key: &str,
         now: SystemTime,
     ) -> Result<Identity, ClaimRefused> {
         if !good_name(batch) || !good_name(instance) {
@@ -124,12 +125,16 @@ impl Claims {
                 .unchanged(batch_key(batch), entry.revision)
                 .absent(instance_key(batch, instance))
                 .absent(place_key(batch, place))
-                .put(instance_key(batch, instance), place.to_string())
+                .put(instance_key(batch, instance), format!("{place} {key}"))
                 .put(place_key(batch, place), instance.to_owned());
             match self.store.transact(admission).await? {
                 Outcome::Committed(_) => return Ok(Identity { fleet: kept.fleet, labor, generation }),
                 Outcome::Conflict(0) => return Err(ClaimRefused::Unknown),
-                Outcome::Conflict(1) => return Err(ClaimRefused::Used),
+                Outcome::Conflict(1) => {
+                    let place = self.place_of(batch, instance, key).await?.ok_or(ClaimRefused::Used)?;
+                    let &(labor, generation) = kept.labors.get(place).ok_or(ClaimRefused::Used)?;
+                    return Ok(Identity { fleet: kept.fleet, labor, generation });
+                }
                 Outcome::Conflict(_) => {
                     place =
                         self.free_place(batch, place, kept.labors.len()).await?.ok_or(ClaimRefused::Full)?;
@@ -137,6 +142,13 @@ impl Claims {
             }
         }
         Err(ClaimRefused::Busy)
+    }
+
+    /// The place that an instance has been given, if that was for this key.
+    async fn place_of(&self, batch: &str, instance: &str, key: &str) -> Result<Option<usize>, StoreError> {
+        let entry = self.store.get(&instance_key(batch, instance)).await?;
+        let kept = entry.as_ref().and_then(|e| std::str::from_utf8(&e.value).ok()?.split_once(' '));
+        Ok(kept.filter(|(_, by)| *by == key).and_then(|(place, _)| place.parse().ok()))
     }
 
     /// The next place that nobody has, from `from` on and around.

@@ -9,8 +9,8 @@ pub enum ClaimRefused {
     /// The labor or batch is known, the token is not its.
     #[error("the token is not the one that was given out; look for a node with an old bootstrap document")]
     WrongToken,
-    /// It was admitted before.
-    #[error("the claim was used before; if the node is ours it will be replaced")]
+    /// It was admitted before, for another key.
+    #[error("the claim was used before, with another key; if the node is ours it will be replaced")]
     Used,
     /// It came after its time.
     #[error("the claim has expired; if this happens often, give the fleet a longer boot deadline")]

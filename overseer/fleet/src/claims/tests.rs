@@ -47,7 +47,11 @@ impl Rig {
     }
 
     async fn code(&self, claim: &Claim, now: SystemTime) -> &'static str {
-        match self.claims.admit(claim, now).await {
+        self.code_for(claim, KeyPrint::of_some_key(), now).await
+    }
+
+    async fn code_for(&self, claim: &Claim, key: KeyPrint, now: SystemTime) -> &'static str {
+        match self.claims.admit(claim, key, now).await {
             Ok(_) => "admitted",
             Err(refused) => refused.code(),
         }
@@ -75,12 +79,55 @@ fn of_instance(batch: &str, token: &Secret<String>, instance: &str) -> Claim {
 async fn a_claim_is_admitted_once() {
     let rig = rig();
     let claim = rig.issue(1, 7).await;
-    let identity = rig.claims.admit(&claim, rig.now).await.unwrap();
+    let identity = rig.claims.admit(&claim, KeyPrint::of_some_key(), rig.now).await.unwrap();
     assert_eq!(identity.to_uri(), format!("overseer://farm/{}/1", node(1).labor));
     assert_eq!(rig.code(&claim, rig.now).await, "claim_used");
     let kept = rig.store.range("", None, 10).await.unwrap().0;
     let text = format!("{kept:?}");
     assert!(!text.contains(&"07".repeat(32)), "no token is stored");
+}
+
+#[tokio::test]
+async fn the_same_key_is_admitted_again_as_the_same_labor_as_long_as_the_claim_is_valid() {
+    let rig = rig();
+    let (ours, last) = (KeyPrint::of_some_key(), rig.now + TTL - Duration::from_millis(1));
+    let first = rig.issue(1, 7).await;
+    let identity = rig.claims.admit(&first, ours, rig.now).await.unwrap();
+    assert_eq!(rig.claims.admit(&first, ours, last).await.unwrap(), identity);
+    assert_eq!(rig.code_for(&first, KeyPrint::of_some_key(), last).await, "claim_used");
+    assert_eq!(rig.code_for(&first, ours, rig.now + TTL).await, "claim_late");
+    // The next life has a claim of its own, which that key may use as any other may.
+    let second = rig.issue(2, 8).await;
+    assert_eq!(rig.code_for(&first, ours, rig.now).await, "claim_wrong_labor");
+    assert_eq!(rig.code_for(&second, KeyPrint::of_some_key(), rig.now).await, "admitted");
+    assert_eq!(rig.code_for(&second, ours, rig.now).await, "claim_used");
+
+    let token = rig.batch("b", 3).await;
+    let claim = of_instance("b", &token, "i-1");
+    let identity = rig.claims.admit(&claim, ours, rig.now).await.unwrap();
+    assert_eq!(rig.claims.admit(&claim, ours, last).await.unwrap(), identity);
+    assert_eq!(rig.code_for(&claim, KeyPrint::of_some_key(), last).await, "claim_used");
+    assert_eq!(rig.code_for(&claim, ours, rig.now + TTL).await, "claim_late");
+    // It has taken one place only.
+    for other in ["i-2", "i-3"] {
+        assert_eq!(rig.code(&of_instance("b", &token, other), rig.now).await, "admitted");
+    }
+    assert_eq!(rig.code(&of_instance("b", &token, "i-4"), rig.now).await, "claim_batch_full");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_tries_with_one_key_at_once_are_all_admitted_as_one_labor() {
+    let rig = rig();
+    let (claim, key) = (rig.issue(1, 7).await, KeyPrint::of_some_key());
+    let tries: Vec<_> = (0..8)
+        .map(|_| {
+            let (claims, claim, now) = (rig.claims.clone(), claim.clone(), rig.now);
+            tokio::spawn(async move { claims.admit(&claim, key, now).await })
+        })
+        .collect();
+    for each in tries {
+        assert_eq!(each.await.unwrap().unwrap().labor, node(1).labor);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -90,7 +137,9 @@ async fn of_many_tries_at_once_one_is_admitted() {
     let tries: Vec<_> = (0..16)
         .map(|_| {
             let (claims, claim, now) = (rig.claims.clone(), claim.clone(), rig.now);
-            tokio::spawn(async move { claims.admit(&claim, now).await.map_err(|refused| refused.code()) })
+            tokio::spawn(async move {
+                claims.admit(&claim, KeyPrint::of_some_key(), now).await.map_err(|refused| refused.code())
+            })
         })
         .collect();
     let mut admitted = 0;
@@ -125,7 +174,7 @@ async fn refusals_are_told_apart_in_the_log_only() {
     ];
     let mut told = std::collections::BTreeSet::new();
     for (claim, now, code) in cases {
-        let refused = rig.claims.admit(&claim, now).await.unwrap_err();
+        let refused = rig.claims.admit(&claim, KeyPrint::of_some_key(), now).await.unwrap_err();
         assert_eq!(refused.code(), code);
         assert!(!refused.is_retryable());
         assert!(!refused.to_string().contains(&right));
@@ -158,7 +207,7 @@ async fn a_batch_admits_each_instance_once_and_each_as_another_labor() {
         .map(|n| {
             let (claims, now) = (rig.claims.clone(), rig.now);
             let claim = of_instance("b-1", &token, &format!("i-{n}"));
-            tokio::spawn(async move { claims.admit(&claim, now).await })
+            tokio::spawn(async move { claims.admit(&claim, KeyPrint::of_some_key(), now).await })
         })
         .collect();
     let mut labors = std::collections::BTreeSet::new();
@@ -196,7 +245,10 @@ async fn an_instance_must_be_proved_and_in_time() {
     }
     assert_eq!(rig.code(&good, rig.now + TTL).await, "claim_late");
     let without = Claims::new(rig.store.clone());
-    assert_eq!(without.admit(&good, rig.now).await.unwrap_err().code(), "claim_not_proved");
+    assert_eq!(
+        without.admit(&good, KeyPrint::of_some_key(), rig.now).await.unwrap_err().code(),
+        "claim_not_proved"
+    );
     assert_eq!(rig.code(&good, rig.now).await, "admitted");
     assert_eq!(rig.code(&good, rig.now).await, "claim_used");
     let empty = rig.batch("none", 0).await;

@@ -1,3 +1,5 @@
+mod until;
+
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -17,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::io::StreamReader;
 use tonic::{Request, Response, Status, Streaming};
 
+use self::until::Expiry;
 use super::Gateway;
 use super::peer::Peer;
 use crate::blobs::{BlobError, Reader};
@@ -39,7 +42,7 @@ impl Bulk for Gateway {
         &self,
         request: Request<ReleaseRequest>,
     ) -> Result<Response<ReleaseIndexReply>, Status> {
-        let package = self.package(&request, &request.get_ref().release)?;
+        let (package, _) = self.package(&request, &request.get_ref().release)?;
         let signatures = package
             .signatures()
             .iter()
@@ -54,18 +57,18 @@ impl Bulk for Gateway {
         &self,
         request: Request<FetchChunksRequest>,
     ) -> Result<Response<Self::FetchChunksStream>, Status> {
-        let package = self.package(&request, &request.get_ref().release)?;
+        let (package, expiry) = self.package(&request, &request.get_ref().release)?;
         let positions = positions(&package, &request.get_ref().chunks)?;
         let (send, receive) = mpsc::channel(AHEAD);
         tokio::task::spawn_blocking(move || send_chunks(&package, positions, &send));
-        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+        Ok(Response::new(Box::pin(expiry.cut(ReceiverStream::new(receive)))))
     }
 
     async fn fetch_blob(
         &self,
         request: Request<FetchBlobRequest>,
     ) -> Result<Response<Self::FetchBlobStream>, Status> {
-        self.peer(&request)?;
+        let expiry = Expiry::at(self.peer(&request)?.not_after);
         let digest = &request.get_ref().digest;
         // The payload of a call, or a blob that outlives its call.
         let found = match self.plane.payloads().get(digest).await {
@@ -75,12 +78,58 @@ impl Bulk for Gateway {
         let (_, reader) = found.map_err(|e| blob_status(&e))?;
         let (send, receive) = mpsc::channel(AHEAD);
         tokio::spawn(send_blob(reader, send));
-        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+        Ok(Response::new(Box::pin(expiry.cut(ReceiverStream::new(receive)))))
     }
 
     async fn put_blob(&self, request: Request<Streaming<Piece>>) -> Result<Response<PutBlobReply>, Status> {
-        self.peer(&request)?;
-        let mut pieces = request.into_inner();
+        let expiry = Expiry::at(self.peer(&request)?.not_after);
+        // Half a blob leaves nothing behind.
+        expiry.limit(self.keep_blob(request.into_inner())).await.map(Response::new)
+    }
+
+    async fn push_logs(
+        &self,
+        request: Request<Streaming<LogPush>>,
+    ) -> Result<Response<Self::PushLogsStream>, Status> {
+        let Peer { labor, identity, not_after, .. } = self.peer(&request)?;
+        let expiry = Expiry::at(not_after);
+        let open = labor.pushes(identity.generation);
+        let logs = self.plane.logs();
+        let mut pushes = request.into_inner();
+        let (send, receive) = mpsc::channel(AHEAD);
+        tokio::spawn(async move {
+            let _open = open;
+            let expired = expiry.passed();
+            tokio::pin!(expired);
+            loop {
+                // What has come is kept whole: only the wait for more is cut short.
+                let message = tokio::select! {
+                    message = pushes.message() => message,
+                    () = &mut expired => return,
+                };
+                let Ok(Some(push)) = message else { return };
+                let owned = TaskId::from_bytes(&push.task).filter(|t| labor.owns(*t));
+                let answer = match owned {
+                    Some(task) => keep(&logs, task, push).await,
+                    None => {
+                        let why = "that task is not this labor's";
+                        tracing::warn!(labor = %labor.id, why, "a log was refused");
+                        Err(Status::permission_denied(why))
+                    }
+                };
+                let ends = answer.is_err();
+                // Fails once the answers are cut off, too.
+                if send.send(answer).await.is_err() || ends {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(expiry.cut(ReceiverStream::new(receive)))))
+    }
+}
+
+impl Gateway {
+    async fn keep_blob(&self, mut pieces: Streaming<Piece>) -> Result<PutBlobReply, Status> {
         let first = pieces.message().await?.ok_or_else(|| Status::invalid_argument("no piece came"))?;
         let transient = first.transient;
         let whole = first.last;
@@ -92,46 +141,15 @@ impl Bulk for Gateway {
             self.plane.blobs().put(reader, MAX_BLOB).await
         };
         let info = info.map_err(|e| blob_status(&e))?;
-        Ok(Response::new(PutBlobReply { digest: info.digest, size: info.size }))
+        Ok(PutBlobReply { digest: info.digest, size: info.size })
     }
 
-    async fn push_logs(
-        &self,
-        request: Request<Streaming<LogPush>>,
-    ) -> Result<Response<Self::PushLogsStream>, Status> {
-        let Peer { labor, identity, .. } = self.peer(&request)?;
-        let open = labor.pushes(identity.generation);
-        let logs = self.plane.logs();
-        let mut pushes = request.into_inner();
-        let (send, receive) = mpsc::channel(AHEAD);
-        tokio::spawn(async move {
-            let _open = open;
-            while let Ok(Some(push)) = pushes.message().await {
-                let owned = TaskId::from_bytes(&push.task).filter(|t| labor.owns(*t));
-                let answer = match owned {
-                    Some(task) => keep(&logs, task, push).await,
-                    None => {
-                        let why = "that task is not this labor's";
-                        tracing::warn!(labor = %labor.id, why, "a log was refused");
-                        Err(Status::permission_denied(why))
-                    }
-                };
-                let ends = answer.is_err();
-                if send.send(answer).await.is_err() || ends {
-                    return;
-                }
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
-    }
-}
-
-impl Gateway {
-    /// A labor may fetch what its fleet runs, and nothing else.
-    fn package<T>(&self, request: &Request<T>, release: &str) -> Result<Arc<Package>, Status> {
+    /// A labor may fetch what its fleet runs, and nothing else; and for how long.
+    fn package<T>(&self, request: &Request<T>, release: &str) -> Result<(Arc<Package>, Expiry), Status> {
         let peer = self.peer(request)?;
+        let expiry = Expiry::at(peer.not_after);
         let ours = peer.fleet.shared.release.as_ref().filter(|r| r.id().to_string() == release);
-        ours.map(|r| r.package()).ok_or_else(|| {
+        ours.map(|r| (r.package(), expiry)).ok_or_else(|| {
             Status::not_found(format!("fleet {} runs no release {release}", peer.identity.fleet))
         })
     }
@@ -197,7 +215,12 @@ fn data_of(mut pieces: Streaming<Piece>, mut done: bool) -> impl Stream<Item = s
     let (send, receive) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
         while !done {
-            let data = match pieces.message().await {
+            let message = tokio::select! {
+                message = pieces.message() => message,
+                // Nobody reads on: the sender is let go.
+                () = send.closed() => return,
+            };
+            let data = match message {
                 Ok(Some(piece)) => {
                     done = piece.last;
                     Ok(piece.data)

@@ -23,9 +23,9 @@ impl Pairing for Gateway {
         let facts: Facts = serde_json::from_slice(&request.facts)
             .map_err(|e| Status::invalid_argument(format!("the facts cannot be read: {e}")))?;
         // Before the claim is used up: one who can mend his request may come again.
-        Authority::check_request(&request.csr).map_err(|error| refused_request(&error))?;
+        let key = Authority::check_request(&request.csr).map_err(|error| refused_request(&error))?;
         let now = SystemTime::now();
-        let identity = self.plane.claims().admit(&claim, now).await.map_err(|refused| {
+        let identity = self.plane.claims().admit(&claim, key, now).await.map_err(|refused| {
             tracing::warn!(%refused, host = %facts.host, "a claim was refused");
             refusal(&refused)
         })?;

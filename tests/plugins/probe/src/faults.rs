@@ -49,6 +49,16 @@ pub(crate) fn leave_a_child(daemon: bool) -> io::Result<u32> {
     command.arg("3600").stdin(Stdio::null()).spawn().map(|child| child.id())
 }
 
+/// The same for one that has another parent, session and group, and nothing in its environment;
+/// gives its process id.
+pub(crate) fn leave_a_hidden_child() -> io::Result<u32> {
+    let script = "sleep 3600 >/dev/null 2>&1 & echo $!";
+    let said =
+        Command::new("env").args(["-i", "setsid", "sh", "-c", script]).stdin(Stdio::null()).output()?;
+    let pid = String::from_utf8_lossy(&said.stdout).trim().parse();
+    pid.map_err(|_| io::Error::other(String::from_utf8_lossy(&said.stderr).into_owned()))
+}
+
 /// Cuts every socket and pipe of this process, as code does that closes all descriptors it finds.
 pub(crate) fn close_pipes() -> io::Result<()> {
     for socket in sockets()? {

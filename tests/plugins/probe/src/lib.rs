@@ -73,6 +73,7 @@ impl Plugin for Probe {
             "segfault" => faults::signal_self(rustix::process::Signal::SEGV),
             "exit" => std::process::exit(decode(payload)?),
             "fork_and_hang" => return encode(&faults::leave_a_child(false)?),
+            "hidden" => return encode(&faults::leave_a_hidden_child()?),
             "daemon" => return encode(&faults::leave_a_child(true)?),
             "close_pipes" => faults::close_pipes()?,
             "babble" => faults::babble()?,
