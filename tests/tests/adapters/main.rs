@@ -2,4 +2,6 @@
 //! fleet does when one does not.
 #![allow(clippy::unwrap_used)]
 
+mod contract;
+mod found;
 mod late;
