@@ -3,5 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod contract;
+mod faults;
 mod found;
 mod late;
+mod played;
