@@ -1,17 +1,25 @@
 //! How nodes come and go: the [`Adapter`] trait, and [`mock`], an adapter whose faults are chosen.
 //!
 //! An adapter knows machines and nothing of supervision: it is asked for nodes, told to end
-//! them, lists what is ours, and says by itself when one goes.
+//! them, lists what is ours, and says by itself when one goes. One of your own proves itself with
+//! the suite that the feature `contract` brings.
 
+/// What every [`Adapter`] must do, as a suite of tests.
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
 pub mod mock;
+mod over;
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use overseer_protocol::{Bootstrap, Cause, FleetName, Generation, LaborId, Resources};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+
+pub use over::Over;
 
 /// One life of one labor: the name of a node to an adapter, carried by the node as a tag.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -27,6 +35,29 @@ pub struct NodeKey {
 impl fmt::Display for NodeKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}", self.fleet, self.labor, self.generation)
+    }
+}
+
+/// Why a tag names no node of ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not the name of a node: expected FLEET/LABOR/GENERATION")]
+pub struct NotANodeKey(pub String);
+
+impl FromStr for NodeKey {
+    type Err = NotANodeKey;
+
+    /// Reads back what it prints.
+    fn from_str(text: &str) -> Result<Self, NotANodeKey> {
+        let read = || {
+            let (fleet, rest) = text.split_once('/')?;
+            let (labor, generation) = rest.split_once('/')?;
+            let generation = Generation(generation.parse().ok()?);
+            Some(Self { fleet: fleet.parse().ok()?, labor: labor.parse().ok()?, generation })
+        };
+        // Another spelling would be another tag.
+        read()
+            .filter(|key| key.to_string() == text)
+            .ok_or_else(|| NotANodeKey(text.chars().take(128).collect()))
     }
 }
 
@@ -138,7 +169,8 @@ pub trait Adapter: Send + Sync + 'static {
     async fn provision(&self, requests: &[Request]) -> Vec<Result<Node, AdapterError>>;
 
     /// Ends nodes at once; one answer for each key, in order. Idempotent: an unknown key is
-    /// [`Ended::Confirmed`], and a later `provision` of a terminated key is refused.
+    /// [`Ended::Confirmed`], and a later `provision` of that life or of one before it is refused
+    /// as [`AdapterError::Invalid`]; [`Over`] remembers them.
     async fn terminate(&self, keys: &[NodeKey]) -> Vec<Result<Ended, AdapterError>>;
 
     /// The nodes of a fleet that exist, by their tag, whoever started them.
@@ -149,4 +181,26 @@ pub trait Adapter: Send + Sync + 'static {
 
     /// The stream of notices for one fleet. Bounded: an adapter waits for room.
     fn notices(&self, fleet: &FleetName) -> mpsc::Receiver<Notice>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nodes_name_is_read_back_and_nothing_else_is_one() {
+        let key = NodeKey {
+            fleet: "farm".parse().unwrap(),
+            labor: LaborId::new(1_700_000_000_000, 42),
+            generation: Generation(7),
+        };
+        let text = key.to_string();
+        assert_eq!(text.parse(), Ok(key.clone()));
+        let (fleet_and_labor, _) = text.rsplit_once('/').unwrap();
+        for bad in
+            ["", "farm", "farm/x/1", fleet_and_labor, &format!("{text}/1"), &format!("{fleet_and_labor}/+7")]
+        {
+            assert_eq!(bad.parse::<NodeKey>(), Err(NotANodeKey(bad.into())));
+        }
+    }
 }

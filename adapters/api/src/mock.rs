@@ -10,7 +10,10 @@ use overseer_protocol::{Cause, FleetName};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use crate::{Adapter, AdapterError, Capabilities, Ended, Node, NodeKey, Notice, Request};
+use crate::{Adapter, AdapterError, Capabilities, Ended, Node, NodeKey, Notice, Over, Request};
+
+/// Notices that wait for a fleet; then who brings about another one waits.
+const NOTICES: usize = 1024;
 
 /// What goes wrong with one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,9 +37,12 @@ struct Inner {
     nodes: BTreeMap<NodeKey, Node>,
     requests: Vec<Request>,
     terminated: Vec<NodeKey>,
+    over: Over,
     provision_faults: VecDeque<Fault>,
     terminate_faults: VecDeque<Fault>,
     notices: HashMap<FleetName, mpsc::Sender<Notice>>,
+    /// For a fleet that was told something before it listens.
+    unheard: HashMap<FleetName, mpsc::Receiver<Notice>>,
     made: u64,
 }
 
@@ -76,27 +82,36 @@ impl Mock {
         let listener = {
             let mut inner = self.inner.lock();
             inner.nodes.remove(key);
-            inner.notices.get(&key.fleet).cloned()
+            inner.listener(&key.fleet)
         };
-        if let Some(listener) = listener {
-            // A fleet that has stopped listens no more.
-            let _ = listener.send(Notice::Ended(key.clone(), cause)).await;
-        }
+        // A fleet that has stopped listens no more.
+        let _ = listener.send(Notice::Ended(key.clone(), cause)).await;
     }
 
     /// The provider says that it will take a node back.
     pub async fn take_back(&self, key: &NodeKey, within: Duration) {
-        let listener = self.inner.lock().notices.get(&key.fleet).cloned();
-        if let Some(listener) = listener {
-            let cause = Cause::Reclaimed { notice: "the provider takes it back".into() };
-            let _ = listener.send(Notice::Going { key: key.clone(), cause, within: Some(within) }).await;
-        }
+        let listener = self.inner.lock().listener(&key.fleet);
+        let cause = Cause::Reclaimed { notice: "the provider takes it back".into() };
+        let _ = listener.send(Notice::Going { key: key.clone(), cause, within: Some(within) }).await;
     }
 }
 
 impl Inner {
+    fn listener(&mut self, fleet: &FleetName) -> mpsc::Sender<Notice> {
+        let Self { notices, unheard, .. } = self;
+        let sender = notices.entry(fleet.clone()).or_insert_with(|| {
+            let (send, receive) = mpsc::channel(NOTICES);
+            unheard.insert(fleet.clone(), receive);
+            send
+        });
+        sender.clone()
+    }
+
     fn provision(&mut self, request: &Request) -> Result<Node, AdapterError> {
         self.requests.push(request.clone());
+        if self.over.has(&request.key) {
+            return Err(AdapterError::Invalid(format!("life {} is over", request.key)));
+        }
         if let Some(node) = self.nodes.get(&request.key) {
             return Ok(node.clone());
         }
@@ -115,20 +130,21 @@ impl Inner {
 
     fn terminate(&mut self, key: &NodeKey) -> Result<Ended, AdapterError> {
         self.terminated.push(key.clone());
-        if !self.nodes.contains_key(key) {
-            return Ok(Ended::Confirmed);
+        let fault = match self.nodes.contains_key(key) {
+            true => self.terminate_faults.pop_front(),
+            false => None,
+        };
+        if let Some(Fault::Refuse(error)) = fault {
+            return Err(error);
         }
-        match self.terminate_faults.pop_front() {
-            Some(Fault::Refuse(error)) => Err(error),
-            Some(Fault::Pend) => Ok(Ended::Pending),
-            Some(Fault::LoseAnswer) => {
-                self.nodes.remove(key);
-                Err(AdapterError::Unknown("the answer was lost".into()))
-            }
-            None => {
-                self.nodes.remove(key);
-                Ok(Ended::Confirmed)
-            }
+        self.over.add(key);
+        if fault == Some(Fault::Pend) {
+            return Ok(Ended::Pending);
+        }
+        self.nodes.remove(key);
+        match fault {
+            Some(Fault::LoseAnswer) => Err(AdapterError::Unknown("the answer was lost".into())),
+            _ => Ok(Ended::Confirmed),
         }
     }
 }
@@ -165,8 +181,39 @@ impl Adapter for Mock {
     }
 
     fn notices(&self, fleet: &FleetName) -> mpsc::Receiver<Notice> {
-        let (send, receive) = mpsc::channel(1024);
-        self.inner.lock().notices.insert(fleet.clone(), send);
+        let mut inner = self.inner.lock();
+        if let Some(waiting) = inner.unheard.remove(fleet) {
+            return waiting;
+        }
+        let (send, receive) = mpsc::channel(NOTICES);
+        inner.notices.insert(fleet.clone(), send);
         receive
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::{self, Subject};
+
+    #[tokio::test]
+    async fn it_keeps_the_contract() {
+        contract::run(async || {
+            let mock = Mock::new();
+            let killer = mock.clone();
+            let kill = move |node: Node| {
+                let mock = killer.clone();
+                let end = async move { mock.end(&node.key, Cause::Signal { signal: 9 }).await };
+                Box::pin(end) as contract::Killed
+            };
+            Subject {
+                adapter: Arc::new(mock),
+                kill: Some(Box::new(kill)),
+                room: None,
+                directory: None,
+                keep: Box::new(()),
+            }
+        })
+        .await;
     }
 }

@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{ChildStdin, Command};
 use tokio::sync::watch;
 
-use crate::Inner;
+use crate::{Inner, found};
 
 /// An agent that was started and whose end has not been seen.
 pub(crate) struct Running {
@@ -71,7 +71,7 @@ impl Running {
     }
 
     pub(crate) fn node(&self, key: &NodeKey) -> Node {
-        Node { key: key.clone(), provider_id: format!("pid {}", self.pid) }
+        found::node(key.clone(), self.pid)
     }
 
     /// Kills the agent's group; what is returned tells when nothing of it is left.

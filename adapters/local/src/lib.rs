@@ -2,19 +2,20 @@
 //!
 //! Each is a process group of its own in a directory of its own. The standard input of an
 //! agent is a pipe that this process holds: when this process ends, however it ends, the agents
-//! see its end and end too.
+//! see its end and end too. Those that do not are found again by the mark in their environment.
 
 mod child;
+mod found;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use overseer_adapter::{Adapter, AdapterError, Capabilities, Ended, Node, NodeKey, Notice, Request};
+use overseer_adapter::{Adapter, AdapterError, Capabilities, Ended, Node, NodeKey, Notice, Over, Request};
 use overseer_labor::marker;
-use overseer_protocol::{FleetName, Generation, LaborId};
+use overseer_protocol::FleetName;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
@@ -37,8 +38,8 @@ pub(crate) struct Inner {
 #[derive(Default)]
 struct Nodes {
     running: HashMap<NodeKey, Running>,
-    /// Lives of a labor up to here are over: a late request for one is refused.
-    over: HashMap<LaborId, Generation>,
+    /// A late request for one of these is refused.
+    over: Over,
     notices: HashMap<FleetName, mpsc::Sender<Notice>>,
 }
 
@@ -70,11 +71,11 @@ impl Local {
     fn start(&self, request: &Request) -> Result<Node, AdapterError> {
         let key = &request.key;
         let mut nodes = self.inner.nodes.lock();
+        if nodes.over.has(key) {
+            return Err(AdapterError::Invalid(format!("life {key} is over")));
+        }
         if let Some(running) = nodes.running.get(key) {
             return Ok(running.node(key));
-        }
-        if nodes.over.get(&key.labor).is_some_and(|over| *over >= key.generation) {
-            return Err(AdapterError::Invalid(format!("life {key} is over")));
         }
         let running = Running::spawn(&self.inner, request)?;
         let node = running.node(key);
@@ -84,9 +85,15 @@ impl Local {
 
     fn end(&self, key: &NodeKey) -> Option<tokio::sync::watch::Receiver<bool>> {
         let mut nodes = self.inner.nodes.lock();
-        let over = nodes.over.entry(key.labor).or_insert(key.generation);
-        *over = (*over).max(key.generation);
+        nodes.over.add(key);
         nodes.running.get(key).map(Running::kill)
+    }
+
+    /// The nodes that this process has started.
+    fn own(&self, fleet: &FleetName) -> BTreeMap<NodeKey, Node> {
+        let nodes = self.inner.nodes.lock();
+        let ours = nodes.running.iter().filter(|(key, _)| key.fleet == *fleet);
+        ours.map(|(key, running)| (key.clone(), running.node(key))).collect()
     }
 }
 
@@ -136,11 +143,15 @@ impl Adapter for Local {
     }
 
     async fn list(&self, fleet: &FleetName) -> Result<Vec<Node>, AdapterError> {
-        let nodes = self.inner.nodes.lock();
-        let ours = nodes.running.iter().filter(|(key, _)| key.fleet == *fleet);
-        let mut list: Vec<Node> = ours.map(|(key, running)| running.node(key)).collect();
-        list.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(list)
+        let before = self.own(fleet);
+        let name = fleet.clone();
+        let found = tokio::task::spawn_blocking(move || found::nodes(&name)).await;
+        let found = found.map_err(|e| AdapterError::Unknown(e.to_string()))?;
+        let mut nodes = found.map_err(|e| AdapterError::Unknown(format!("/proc cannot be read: {e}")))?;
+        // One of ours that has ended since it was found is not another's.
+        nodes.retain(|key, _| !before.contains_key(key));
+        nodes.extend(self.own(fleet));
+        Ok(nodes.into_values().collect())
     }
 
     fn notices(&self, fleet: &FleetName) -> mpsc::Receiver<Notice> {

@@ -2,20 +2,30 @@
 //! starts an agent in it; with real ones, only `switch_on` and `switch_off` would differ.
 
 use std::collections::BTreeMap;
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use overseer::FleetName;
-use overseer::adapter::{Adapter, AdapterError, Capabilities, Ended, Node, NodeKey, Notice, Request};
+use overseer::adapter::{Adapter, AdapterError, Capabilities, Ended, Node, NodeKey, Notice, Over, Request};
 use tokio::sync::mpsc;
 
 /// So many machines, each for one labor at a time.
 #[derive(Clone)]
 pub struct Rack {
-    machines: Arc<Mutex<BTreeMap<String, Option<Occupied>>>>,
+    machines: Arc<Mutex<Machines>>,
     room: PathBuf,
+    program: PathBuf,
+}
+
+struct Machines {
+    by_name: BTreeMap<String, Option<Occupied>>,
+    /// Lives that were asked to end: a request that comes after that is refused.
+    over: Over,
 }
 
 struct Occupied {
@@ -24,29 +34,36 @@ struct Occupied {
 }
 
 impl Rack {
-    /// `size` machines that are switched off, with their disks in `room`.
-    pub fn new(room: PathBuf, size: usize) -> Self {
-        let machines = (1..=size).map(|n| (format!("rack-{n}"), None)).collect();
-        Self { machines: Arc::new(Mutex::new(machines)), room }
+    /// `size` machines that are switched off, with their disks in `room` and this program, whose
+    /// `main` begins with `overseer::init()` or `overseer::run()`, as their agent.
+    pub fn new(room: PathBuf, program: PathBuf, size: usize) -> Self {
+        let by_name = (1..=size).map(|n| (format!("rack-{n}"), None)).collect();
+        let machines = Machines { by_name, over: Over::default() };
+        Self { machines: Arc::new(Mutex::new(machines)), room, program }
     }
 
     /// Names of the machines that nobody uses.
     pub fn free(&self) -> Vec<String> {
-        self.lock().iter().filter(|(_, m)| m.is_none()).map(|(name, _)| name.clone()).collect()
+        let machines = self.lock();
+        machines.by_name.iter().filter(|(_, m)| m.is_none()).map(|(name, _)| name.clone()).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Option<Occupied>>> {
+    fn lock(&self) -> MutexGuard<'_, Machines> {
         self.machines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn provision_one(&self, request: &Request) -> Result<Node, AdapterError> {
         let mut machines = self.lock();
+        let Machines { by_name, over } = &mut *machines;
+        if over.has(&request.key) {
+            return Err(AdapterError::Invalid(format!("life {} is over", request.key)));
+        }
         let node = |name: &str| Node { key: request.key.clone(), provider_id: name.to_owned() };
         let has_it = |m: &Option<Occupied>| m.as_ref().is_some_and(|o| o.key == request.key);
-        if let Some((name, _)) = machines.iter().find(|(_, m)| has_it(m)) {
+        if let Some((name, _)) = by_name.iter().find(|(_, m)| has_it(m)) {
             return Ok(node(name));
         }
-        let free = machines.iter_mut().find(|(_, m)| m.is_none());
+        let free = by_name.iter_mut().find(|(_, m)| m.is_none());
         let (name, machine) = free.ok_or_else(|| AdapterError::Capacity("no machine is free".into()))?;
         let agent = self.switch_on(name, request).map_err(|e| AdapterError::Invalid(e.to_string()))?;
         *machine = Some(Occupied { key: request.key.clone(), agent });
@@ -55,30 +72,40 @@ impl Rack {
 
     fn switch_on(&self, name: &str, request: &Request) -> Result<Child, Box<dyn std::error::Error>> {
         let disk = self.room.join(name);
-        std::fs::create_dir_all(&disk)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&disk)?;
+        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(disk.join("agent.log"))?;
         let mut bootstrap = request.bootstrap.clone();
         bootstrap.directory = Some(disk.join("labor"));
-        let file = disk.join("bootstrap.json");
-        std::fs::write(&file, bootstrap.to_json()?)?;
-        println!("{name} is switched on");
-        // The program is its own agent; a real machine would have `labor` installed.
-        let agent = Command::new(std::env::current_exe()?)
+        let document = bootstrap.to_json()?;
+        // A real machine would have `labor` installed.
+        let mut agent = Command::new(&self.program)
             .args(["__overseer", "labor"])
-            .stdin(Stdio::from(std::fs::File::open(file)?))
-            .stderr(std::fs::File::create(disk.join("agent.log"))?)
+            .stdin(Stdio::piped())
+            .stderr(log)
             .spawn()?;
+        // Whoever reads the document may become this labor, so it goes from hand to hand: no file
+        // has it. It is shorter than a pipe is long, so this does not wait for the agent.
+        let handed_over = agent.stdin.take().map_or(Ok(()), |mut pipe| pipe.write_all(&document));
+        if let Err(error) = handed_over {
+            agent.kill()?;
+            agent.wait()?;
+            return Err(error.into());
+        }
+        println!("{name} is switched on");
         Ok(agent)
     }
 
     fn switch_off(&self, key: &NodeKey) -> std::io::Result<()> {
         let mut machines = self.lock();
-        let machine = machines.iter_mut().find(|(_, m)| m.as_ref().is_some_and(|o| o.key == *key));
-        if let Some((name, machine)) = machine
-            && let Some(mut occupied) = machine.take()
-        {
-            occupied.agent.kill()?;
-            occupied.agent.wait()?;
-            println!("{name} is switched off");
+        let Machines { by_name, over } = &mut *machines;
+        over.add(key);
+        for (name, machine) in by_name {
+            if let Some(occupied) = machine.as_mut().filter(|o| o.key == *key) {
+                occupied.agent.kill()?;
+                occupied.agent.wait()?;
+                *machine = None;
+                println!("{name} is switched off");
+            }
         }
         Ok(())
     }
@@ -111,7 +138,7 @@ impl Adapter for Rack {
 
     async fn list(&self, fleet: &FleetName) -> Result<Vec<Node>, AdapterError> {
         let machines = self.lock();
-        let used = machines.iter().filter_map(|(name, m)| m.as_ref().map(|o| (name, &o.key)));
+        let used = machines.by_name.iter().filter_map(|(name, m)| m.as_ref().map(|o| (name, &o.key)));
         let ours = used.filter(|(_, key)| key.fleet == *fleet);
         Ok(ours.map(|(name, key)| Node { key: key.clone(), provider_id: name.clone() }).collect())
     }

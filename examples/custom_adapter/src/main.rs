@@ -5,8 +5,10 @@ use overseer::{Fleet, MainError, Restart};
 
 fn main() -> Result<(), MainError> {
     overseer::run(async {
-        let room = std::env::temp_dir().join(format!("rack-{}", std::process::id()));
-        let rack = Rack::new(room.clone(), 2);
+        // Nobody else may look into it, and it goes when this ends.
+        let room = tempfile::Builder::new().prefix("rack-").tempdir()?;
+        // The program is its own agent.
+        let rack = Rack::new(room.path().to_owned(), std::env::current_exe()?, 2);
         // Empty labors: no release is shipped, so they are ready when they are connected.
         let fleet = Fleet::quiet().adapter(rack.clone()).restart(Restart::Temporary).start().await?;
         let labors = fleet.start_children(2).await?;
@@ -22,7 +24,6 @@ fn main() -> Result<(), MainError> {
         if rack.free().len() == 2 {
             println!("all machines are free again");
         }
-        std::fs::remove_dir_all(room)?;
         Ok(())
     })
 }

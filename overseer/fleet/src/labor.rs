@@ -61,6 +61,8 @@ pub(crate) struct LaborShared {
     /// Upper half of the task ids of its calls.
     pub(crate) task_prefix: u64,
     pub(crate) next_call: Arc<AtomicU64>,
+    /// Lives whose node the adapter is being asked for, and whether their end has begun.
+    pub(crate) asked_for: Mutex<BTreeMap<Generation, bool>>,
     /// Open streams of log bytes from each life.
     pushing: watch::Sender<BTreeMap<Generation, usize>>,
 }
@@ -81,6 +83,7 @@ impl LaborShared {
             payloads,
             task_prefix,
             next_call: Arc::default(),
+            asked_for: Mutex::default(),
             pushing: watch::Sender::default(),
         }
     }

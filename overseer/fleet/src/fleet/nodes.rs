@@ -14,6 +14,7 @@ use super::shared::FleetShared;
 use crate::claims::{Claims, NewClaim};
 use crate::control_plane::ControlPlane;
 use crate::core::{Event, Life};
+use crate::labor::LaborShared;
 use crate::records::LaborRecord;
 use crate::store::{StoreError, Transaction};
 
@@ -41,42 +42,54 @@ impl Nodes {
     }
 
     fn report(&self, event: Event) {
-        // An actor that has stopped has ended its nodes.
+        // An actor that has stopped decides no more.
         let _ = self.actor.cast(FleetMessage::Event(event));
     }
 
-    /// Intent first, then the adapter, in batches.
-    pub(crate) async fn provision(&self, lives: Vec<Life>) {
+    /// Intent first, then the adapter, in batches. Whatever the adapter answers for a life that
+    /// is over by then, its node is ended (again), for the first order may have come before it.
+    pub(crate) async fn provision(self: &Arc<Self>, lives: Vec<Life>) {
         let batch = self.adapter.capabilities().batch.clamp(1, INTENTS);
         for lives in lives.chunks(batch) {
-            match self.intend(lives).await {
-                Ok(intents) => {
-                    let (lives, requests): (Vec<Life>, Vec<Request>) = intents.into_iter().unzip();
-                    let answers = self.adapter.provision(&requests).await;
-                    for (life, answer) in lives.into_iter().zip(answers) {
-                        match answer {
-                            Ok(node) => {
-                                self.records.node(life.labor, node.provider_id);
-                                self.report(Event::Accepted(life));
-                            }
-                            Err(error) => self.report(refused(life, &error)),
-                        }
-                    }
-                }
+            let intents = match self.intend(lives).await {
+                Ok(intents) => intents,
                 Err(error) => {
                     for life in lives {
                         let reason = format!("the intent could not be stored: {error}");
                         let cause = Cause::BootFailed { phase: BootPhase::Provision, reason };
                         self.report(Event::Refused { life: *life, cause, retryable: true });
                     }
+                    continue;
                 }
+            };
+            if intents.is_empty() {
+                continue;
+            }
+            let (asked, requests): (Vec<Asked>, Vec<Request>) = intents.into_iter().unzip();
+            let answers = self.adapter.provision(&requests).await;
+            let mut late = Vec::new();
+            for (asked, answer) in asked.into_iter().zip(answers.into_iter().chain(unanswered())) {
+                let life = asked.life;
+                if asked.answered_too_late() {
+                    late.push(life);
+                    continue;
+                }
+                match answer {
+                    Ok(node) => {
+                        self.records.node(life.labor, node.provider_id);
+                        self.report(Event::Accepted(life));
+                    }
+                    Err(error) => self.report(refused(life, &error)),
+                }
+            }
+            if !late.is_empty() {
+                tokio::spawn(Arc::clone(self).end_late(late));
             }
         }
     }
 
-    /// Stores what is about to be asked for. A life that is over by now is left out: whoever
-    /// ended it found nothing to remove.
-    async fn intend(&self, lives: &[Life]) -> Result<Vec<(Life, Request)>, StoreError> {
+    /// Stores what is about to be asked for. A life whose end has begun by now is left out.
+    async fn intend(&self, lives: &[Life]) -> Result<Vec<(Asked, Request)>, StoreError> {
         // What ends a life from here on is written after its intent.
         let _writing = self.records.hold().await;
         let now = SystemTime::now();
@@ -99,13 +112,19 @@ impl Nodes {
             };
             let put = record.put();
             self.records.seed(record);
-            if self.shared.present(life.labor, life.generation).is_none() {
-                self.records.unseed(life.labor);
+            let Some(labor) = self.shared.present(life.labor, life.generation) else {
+                // Whoever ended it may have removed the record before this one was taken.
+                self.records.forget(life.labor);
+                continue;
+            };
+            let asked = Asked::begin(labor, *life);
+            if !asked.is_wanted() {
+                // Its end removes the record, or its next life replaces it.
                 continue;
             }
             transaction.operations.extend([put, operation]);
             let bootstrap = self.bootstrap(*life, claim);
-            requests.push((*life, Request { key, bootstrap, resources: self.resources.clone() }));
+            requests.push((asked, Request { key, bootstrap, resources: self.resources.clone() }));
         }
         if requests.is_empty() {
             return Ok(requests);
@@ -136,11 +155,16 @@ impl Nodes {
         }
     }
 
+    /// Asks the adapter to end nodes, once; the core asks again where that is not confirmed.
     pub(crate) async fn terminate(&self, lives: Vec<Life>) {
+        let asked_for: Vec<bool> = lives.iter().map(|life| self.is_asked_for(*life)).collect();
         let keys: Vec<NodeKey> = lives.iter().map(|l| self.key(*l)).collect();
         let answers = self.adapter.terminate(&keys).await;
-        for (life, answer) in lives.into_iter().zip(answers) {
+        let answers = answers.into_iter().chain(unanswered());
+        for ((life, asked_for), answer) in lives.into_iter().zip(asked_for).zip(answers) {
             match answer {
+                // Nothing was there, and it may be made yet: `provision` ends it then.
+                Ok(Ended::Confirmed) if asked_for => {}
                 Ok(Ended::Confirmed) => self.report(Event::Ended(life, Cause::Asked)),
                 Ok(Ended::Pending) => {}
                 Err(error) => {
@@ -150,6 +174,80 @@ impl Nodes {
             }
         }
     }
+
+    /// Whether the adapter has not answered yet for the node of this life, whose end has begun.
+    fn is_asked_for(&self, life: Life) -> bool {
+        let Some(labor) = self.shared.labors.read().get(&life.labor).cloned() else { return false };
+        let mut asked_for = labor.asked_for.lock();
+        asked_for.get_mut(&life.generation).map(|ending| *ending = true).is_some()
+    }
+
+    /// Ends nodes that came when their life was over, until that is confirmed: nobody else
+    /// knows of them.
+    async fn end_late(self: Arc<Self>, mut lives: Vec<Life>) {
+        for tries in 1u32.. {
+            let keys: Vec<NodeKey> = lives.iter().map(|l| self.key(*l)).collect();
+            let answers = self.adapter.terminate(&keys).await;
+            let mut left = Vec::new();
+            for (life, answer) in lives.into_iter().zip(answers.into_iter().chain(unanswered())) {
+                match answer {
+                    Ok(Ended::Confirmed) => self.report(Event::Ended(life, Cause::Asked)),
+                    Ok(Ended::Pending) => left.push(life),
+                    Err(error) => {
+                        tracing::warn!(labor = %life.labor, %error, "a late node could not be ended; trying again");
+                        left.push(life);
+                    }
+                }
+            }
+            if left.is_empty() {
+                return;
+            }
+            lives = left;
+            // As patient as the core is with its own.
+            tokio::time::sleep(self.shared.options.deadlines.terminate * tries.clamp(1, 12)).await;
+        }
+    }
+}
+
+/// A life whose node the adapter is being asked for. While this lives, the confirmed end of a
+/// node that nobody has seen is no end.
+struct Asked {
+    labor: Arc<LaborShared>,
+    life: Life,
+}
+
+impl Asked {
+    fn begin(labor: Arc<LaborShared>, life: Life) -> Self {
+        labor.asked_for.lock().insert(life.generation, false);
+        Self { labor, life }
+    }
+
+    /// Whether nobody has begun to end it. Who does so from here on finds that it is asked for.
+    fn is_wanted(&self) -> bool {
+        let status = self.labor.status.borrow();
+        status.generation == self.life.generation && status.state == LaborState::Requested
+    }
+
+    /// The adapter has answered: whether the life is over, or its end was asked for meanwhile.
+    /// An end that is asked for after this finds the node.
+    fn answered_too_late(self) -> bool {
+        let ending = self.labor.asked_for.lock().remove(&self.life.generation);
+        let status = self.labor.status.borrow();
+        let over = status.generation != self.life.generation
+            || matches!(status.state, LaborState::Backoff | LaborState::Terminated);
+        over || ending == Some(true)
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.labor.asked_for.lock().remove(&self.life.generation);
+    }
+}
+
+/// What is missing when an adapter answers fewer than it was asked.
+fn unanswered<T>() -> impl Iterator<Item = Result<T, AdapterError>> {
+    std::iter::repeat_with(|| Err(AdapterError::Unknown("the adapter has not answered".into())))
 }
 
 fn refused(life: Life, error: &AdapterError) -> Event {

@@ -73,11 +73,6 @@ impl RecordWriter {
         self.latest.lock().insert(record.labor, record);
     }
 
-    /// The intent of that record is not stored after all.
-    pub(crate) fn unseed(&self, labor: LaborId) {
-        self.latest.lock().remove(&labor);
-    }
-
     pub(crate) fn node(&self, labor: LaborId, provider_id: String) {
         self.change(labor, |record| record.node = Some(provider_id));
     }
