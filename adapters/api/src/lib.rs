@@ -43,6 +43,13 @@ impl fmt::Display for NodeKey {
 #[error("{0:?} is not the name of a node: expected FLEET/LABOR/GENERATION")]
 pub struct NotANodeKey(pub String);
 
+impl NotANodeKey {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        "id.no_node"
+    }
+}
+
 impl FromStr for NodeKey {
     type Err = NotANodeKey;
 

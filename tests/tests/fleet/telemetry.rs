@@ -144,20 +144,23 @@ async fn a_flood_that_nobody_can_take_is_dropped_and_counted_and_calls_go_on() {
     // Control and calls are never behind telemetry.
     assert_eq!(within("a call", labor.call::<_, u32>("echo", &1)).await.unwrap(), 1);
     within("an answer", flood.answer()).await.unwrap();
-    tick(&labor, 1).await;
-    // The first was said when the plugin started, the last by the call after the flood.
+    const LAST: u64 = u64::MAX;
+    within("an answer", labor.call::<_, ()>("tick", &LAST)).await.unwrap();
+    // One was said when the plugin started, and the last by the call after the flood.
     let (total, mut records, mut dropped, mut last) = (FLOOD + 2, 0, 0, 0);
-    while last < total {
+    let mut is_over = false;
+    while !is_over {
         let batch = within("a batch", telemetry.next()).await.unwrap();
         records += u64::from(batch.count);
         dropped = dropped.max(batch.dropped);
         last = batch.first + u64::from(batch.count);
+        is_over = ticks(&batch).contains(&LAST);
     }
     let missed = telemetry.missed();
-    println!("{records} records came, {missed} did not, of those {dropped} were dropped by the labor");
-    assert_eq!(last, total);
-    assert_eq!(records + missed, total, "every record came or is counted");
-    assert!(dropped <= missed);
+    println!("{records} of {total} came, {missed} did not reach us, {dropped} were dropped by the labor");
+    assert_eq!(records + missed, last, "every record that has a number came or is counted");
+    // What the plugin itself drops gets no number, and is counted all the same.
+    assert!(last <= total && last + dropped >= total);
     fleet.end().await;
 }
 
