@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 /// Sources of the crates that a library user sees.
 fn sources(root: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    let libraries =
-        ["adapters", "labor/protocol", "labor/release", "overseer/fleet"].map(|crates| root.join(crates));
+    let libraries = ["adapters", "labor/agent", "labor/protocol", "labor/release", "overseer/fleet"]
+        .map(|crates| root.join(crates));
     let mut directories = libraries.to_vec();
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::document::{self, Source};
+use serde::Serialize;
+
+use crate::document::{self, Source, SourceError};
 use crate::exit::Exit;
 use crate::run::{AgentConfig, run};
 
@@ -40,37 +42,91 @@ pub struct LaborArgs {
     /// temporary directory
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
+    /// Log JSON to standard error, one document on a line, and say at the end in one on standard
+    /// output how it ended
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` says at the end.
+#[derive(Serialize)]
+struct Ended {
+    event: &'static str,
+    exit: u8,
+    meaning: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+}
+
+/// Why an agent came to its end before it began.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("no bootstrap document; give --bootstrap FILE or --stdin, or set {}", document::VARIABLE)]
+    NoDocument,
+    #[error(transparent)]
+    Document(#[from] SourceError),
+    #[error("no runtime: {0}; raise the limits of processes and open files")]
+    NoRuntime(std::io::Error),
+}
+
+impl Fault {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Document(_) => Exit::Bootstrap,
+            Self::NoDocument | Self::NoRuntime(_) => Exit::Usage,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::NoDocument => "labor.no_document",
+            Self::Document(error) => error.code(),
+            Self::NoRuntime(_) => "labor.no_runtime",
+        }
+    }
 }
 
 /// Runs the agent to its end, with logging to standard error.
 pub fn main(args: LaborArgs) -> ExitCode {
-    let source = match (&args.bootstrap, args.stdin) {
-        (Some(path), _) => Source::File(path.clone()),
-        (None, true) => Source::Stdin,
-        (None, false) => match std::env::var(document::VARIABLE) {
-            Ok(text) => Source::Text(text),
-            Err(_) => {
-                eprintln!(
-                    "labor: no bootstrap document; give --bootstrap FILE or --stdin, or set {}",
-                    document::VARIABLE
-                );
-                return Exit::Usage.into();
-            }
-        },
+    let source = match (args.bootstrap, args.stdin) {
+        (Some(path), _) => Ok(Source::File(path)),
+        (None, true) => Ok(Source::Stdin),
+        (None, false) => std::env::var(document::VARIABLE).map(Source::Text).map_err(|_| Fault::NoDocument),
     };
-    start(&source, args.directory)
+    log_to_stderr(args.json);
+    let (exit, fault) = match source.and_then(|source| start(&source, args.directory)) {
+        Ok(exit) => (exit, None),
+        Err(fault) => (fault.exit(), Some(fault)),
+    };
+    if let Some(fault) = &fault {
+        eprintln!("labor: {fault}");
+    }
+    if args.json {
+        let message = fault.as_ref().map(ToString::to_string);
+        let code = fault.as_ref().map(Fault::code);
+        let ended = Ended { event: "ended", exit: exit.code(), meaning: exit.meaning(), code, message };
+        println!("{}", serde_json::to_string(&ended).unwrap_or_default());
+    }
+    exit.into()
+}
+
+/// As [`main`], for a program that was started again as its own agent.
+pub(crate) fn main_of_child(source: &Source, directory: Option<PathBuf>) -> ExitCode {
+    log_to_stderr(false);
+    match start(source, directory) {
+        Ok(exit) => exit.into(),
+        Err(fault) => {
+            eprintln!("labor: {fault}");
+            fault.exit().into()
+        }
+    }
 }
 
 /// Reads the document, makes a runtime of one thread, and runs the agent.
-pub(crate) fn start(source: &Source, directory: Option<PathBuf>) -> ExitCode {
-    log_to_stderr();
-    let bootstrap = match source.read() {
-        Ok(bootstrap) => bootstrap,
-        Err(error) => {
-            eprintln!("labor: {error}");
-            return Exit::Bootstrap.into();
-        }
-    };
+fn start(source: &Source, directory: Option<PathBuf>) -> Result<Exit, Fault> {
+    let bootstrap = source.read()?;
     if let Err(error) = crate::orphans::adopt() {
         tracing::warn!("orphans of plugins are found by their mark only: {error}");
     }
@@ -79,29 +135,26 @@ pub(crate) fn start(source: &Source, directory: Option<PathBuf>) -> ExitCode {
         // They unpack, read and write files, one after the other.
         .max_blocking_threads(4)
         .thread_keep_alive(std::time::Duration::from_secs(2))
-        .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("labor: no runtime: {error}; raise the limits of processes and open files");
-            return Exit::Usage.into();
-        }
-    };
+        .build()
+        .map_err(Fault::NoRuntime)?;
     let exit = runtime.block_on(run(AgentConfig { bootstrap, directory }));
     // What blocks in the background must not hold up the end.
     runtime.shutdown_background();
-    exit.into()
+    Ok(exit)
 }
 
 /// Logs to standard error, as `RUST_LOG` says; only warnings without it, and then without the
 /// cost of reading filters.
-fn log_to_stderr() {
+fn log_to_stderr(json: bool) {
     use tracing_subscriber::EnvFilter;
+    let filter = std::env::var("RUST_LOG").ok().map(EnvFilter::new);
     let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false);
     // Somebody else's logging, in whose process the agent runs, is as good.
-    let _ = match std::env::var("RUST_LOG") {
-        Ok(filter) => builder.with_env_filter(EnvFilter::new(filter)).try_init(),
-        Err(_) => builder.with_max_level(tracing::Level::WARN).try_init(),
+    let _ = match (filter, json) {
+        (Some(filter), false) => builder.with_env_filter(filter).try_init(),
+        (None, false) => builder.with_max_level(tracing::Level::WARN).try_init(),
+        (Some(filter), true) => builder.json().with_env_filter(filter).try_init(),
+        (None, true) => builder.json().with_max_level(tracing::Level::WARN).try_init(),
     };
 }
 

@@ -40,6 +40,17 @@ pub enum SourceError {
     OwnerPipe,
 }
 
+impl SourceError {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "bootstrap.io",
+            Self::Document(error) => error.code(),
+            Self::OwnerPipe => "bootstrap.owner_pipe",
+        }
+    }
+}
+
 impl Source {
     /// Reads and checks the document. From standard input not further than its end, for with
     /// `owner_pipe` that stays open.

@@ -15,7 +15,7 @@ pub fn reexec() -> Option<ExitCode> {
         }
         // Nobody types this one, so there are no arguments to read but where the document is.
         [mark, kind] if mark == "__overseer" && kind == "labor" => {
-            Some(crate::args::start(&crate::document::Source::Stdin, None))
+            Some(crate::args::main_of_child(&crate::document::Source::Stdin, None))
         }
         _ => None,
     }

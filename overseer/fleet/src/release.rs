@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use overseer_protocol::ReleaseId;
 use overseer_release::{KeyError, PackError, Package, PackageError};
-pub use overseer_release::{Manifest, Mode, PublicKey, ReleaseBuilder, SigningKey};
+pub use overseer_release::{Manifest, Mode, PublicKey, ReleaseBuilder, Restart, SigningKey};
 
 /// Why there is no release.
 #[derive(Debug, thiserror::Error)]

@@ -159,6 +159,31 @@ async fn a_bad_document_ends_before_anything_is_dialled() {
 }
 
 #[tokio::test]
+async fn a_document_may_come_in_a_file_or_in_the_environment() {
+    for in_file in [true, false] {
+        let mut overseer = Overseer::on_tcp().await;
+        let mut document = overseer.bootstrap();
+        document.owner_pipe = false;
+        let node = Node::start_from(&document, in_file);
+        overseer.attached().await;
+        node.signal(Signal::TERM);
+        assert_eq!(node.ended().await.0, is(Exit::Asked), "in a file: {in_file}");
+    }
+}
+
+#[test]
+fn how_it_ended_is_a_document_too() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_labor"))
+        .args(["--json", "--bootstrap", "/nonexistent"])
+        .output()
+        .unwrap();
+    let ended: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(ended["exit"], output.status.code().unwrap());
+    assert_eq!((&ended["event"], &ended["code"]), (&"ended".into(), &"bootstrap.io".into()));
+    assert!(ended["message"].as_str().unwrap().contains("/nonexistent"));
+}
+
+#[tokio::test]
 async fn a_second_signal_gives_up_what_runs() {
     let (mut overseer, node) = crate::load::ready(crate::load::probe()).await;
     overseer.order(crate::calls::call(1, "wait_cancel", b"60000"));

@@ -31,6 +31,23 @@ impl Node {
         (Self::spawn(bootstrap, tempfile::tempdir().unwrap(), &mut command), log)
     }
 
+    /// With its document in a file, or in the environment.
+    pub fn start_from(bootstrap: &Bootstrap, in_file: bool) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_labor"));
+        let document = bootstrap.to_json().unwrap();
+        if in_file {
+            let path = directory.path().join("bootstrap.json");
+            std::fs::write(&path, document).unwrap();
+            command.arg("--bootstrap").arg(path);
+        } else {
+            command.env("OVERSEER_BOOTSTRAP", String::from_utf8(document).unwrap());
+        }
+        let command = command.arg("--directory").arg(directory.path());
+        let child = command.stdin(Stdio::null()).spawn().unwrap();
+        Self { child, pipe: None, directory }
+    }
+
     fn spawn(bootstrap: &Bootstrap, directory: TempDir, command: &mut Command) -> Self {
         let command = command.args(["--stdin", "--directory"]).arg(directory.path());
         let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
