@@ -161,7 +161,7 @@ pub enum RunOutcome {
 /// What failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// The step that ran, from 0; absent when the artifacts failed.
+    /// The step that ran, from 0; absent when none did, or when the artifacts failed.
     pub step: Option<u32>,
     /// Why.
     pub reason: FailureReason,
@@ -188,7 +188,8 @@ pub enum FailureReason {
         /// The job's timeout, in milliseconds.
         after_ms: u64,
     },
-    /// An artifact is not there or may not be taken.
+    /// An artifact is not there or may not be taken; or the checkout, in which it is looked for,
+    /// cannot be made as the commit wants it or was taken away by a step.
     Artifacts {
         /// Which, and what to do.
         message: String,

@@ -1,8 +1,8 @@
 //! Which files a job gives, and where those of needed jobs are laid.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, FileType};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use overseer_plugin::CallContext;
@@ -27,8 +27,17 @@ pub(crate) struct Chosen {
     pub(crate) mode: u32,
 }
 
-/// The files that the patterns match, sorted by path. `tracked` are the files of the commit,
-/// for patterns that take only what the build made.
+/// What the patterns of a job choose.
+#[derive(Debug, Default)]
+pub(crate) struct Choice {
+    /// Sorted by path.
+    pub(crate) files: Vec<Chosen>,
+    /// What was left out, a sentence each.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// The files that the patterns match. `tracked` are the files of the commit, for patterns that
+/// take only what the build made.
 ///
 /// # Errors
 /// Inside: why the job fails, for the user.
@@ -36,18 +45,29 @@ pub(crate) fn choose(
     root: &Path,
     patterns: &[ArtifactPattern],
     tracked: &BTreeSet<PathBuf>,
-) -> Result<Result<Vec<Chosen>, String>, BuildError> {
+) -> Result<Result<Choice, String>, BuildError> {
     let root = root.canonicalize().map_err(BuildError::io("cannot open", root))?;
     let mut chosen = BTreeMap::new();
+    let mut warnings = BTreeSet::new();
     for pattern in patterns {
         let found = match matches(&root, pattern, tracked)? {
             Ok(found) => found,
             Err(message) => return Ok(Err(message)),
         };
-        if found.is_empty() && !pattern.optional {
-            return Ok(Err(nothing(&root, &pattern.glob)));
+        if found.files.is_empty() && !pattern.optional {
+            return Ok(Err(match found.other {
+                Some((path, kind)) => {
+                    format!(
+                        "the artifact {path:?} is {kind}, no regular file; write what it gives into a file"
+                    )
+                }
+                None => nothing(&root, &pattern.glob),
+            }));
         }
-        chosen.extend(found.into_iter().map(|c| (c.path.clone(), c)));
+        chosen.extend(found.files.into_iter().map(|c| (c.path.clone(), c)));
+        warnings.extend(found.unnamed.iter().map(|path| {
+            format!("{path:?} is left out of the artifacts, for its name is not UTF-8; rename it")
+        }));
         if chosen.len() > MAX_FILES {
             return Ok(Err(format!(
                 "the patterns up to {:?} match more than {MAX_FILES} files; pack them into an archive",
@@ -55,7 +75,7 @@ pub(crate) fn choose(
             )));
         }
     }
-    Ok(Ok(chosen.into_values().collect()))
+    Ok(Ok(Choice { files: chosen.into_values().collect(), warnings: warnings.into_iter().collect() }))
 }
 
 /// Removes from the cached directories what the patterns for made executables match: what an
@@ -68,7 +88,8 @@ pub(crate) fn remove_stale(
     let root = root.canonicalize().map_err(BuildError::io("cannot open", root))?;
     for pattern in patterns.iter().filter(|pattern| pattern.made_executables) {
         let Ok(found) = matches(&root, pattern, &BTreeSet::new())? else { continue };
-        for old in found.iter().filter(|c| cache.iter().any(|dir| Path::new(&c.path).starts_with(dir))) {
+        for old in found.files.iter().filter(|c| cache.iter().any(|dir| Path::new(&c.path).starts_with(dir)))
+        {
             let path = root.join(&old.path);
             fs::remove_file(&path).map_err(BuildError::io("cannot remove", &path))?;
         }
@@ -76,11 +97,21 @@ pub(crate) fn remove_stale(
     Ok(())
 }
 
+/// What one pattern matches.
+#[derive(Default)]
+struct Matches {
+    files: Vec<Chosen>,
+    /// Files that would be artifacts of a detected job, if their names were UTF-8.
+    unnamed: Vec<PathBuf>,
+    /// The first that is no regular file, and what it is.
+    other: Option<(PathBuf, &'static str)>,
+}
+
 fn matches(
     root: &Path,
     pattern: &ArtifactPattern,
     tracked: &BTreeSet<PathBuf>,
-) -> Result<Result<Vec<Chosen>, String>, BuildError> {
+) -> Result<Result<Matches, String>, BuildError> {
     let glob = match rules::artifact_pattern(&pattern.glob) {
         Ok(glob) => glob,
         Err(broken) => return Err(BuildError::BadRequest(format!("{}; {}", broken.message, broken.help))),
@@ -89,15 +120,19 @@ fn matches(
     let start = root.join(&base);
     // A link on the way may lead out of the checkout.
     match start.canonicalize() {
-        Err(_) => return Ok(Ok(vec![])),
+        Err(_) => return Ok(Ok(unreal(root, &base))),
         Ok(real) if !real.starts_with(root) => return Ok(Err(leaves(&base))),
         Ok(_) => {}
     }
-    let mut found = Vec::new();
+    let mut found = Matches::default();
     for entry in WalkDir::new(&start).max_depth(depth).sort_by_file_name() {
         let entry = match entry {
             Ok(entry) => entry,
             Err(e) if e.io_error().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound) => continue,
+            Err(e) if e.io_error().is_some_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied) => {
+                let path = e.path().unwrap_or(&start).strip_prefix(root).unwrap_or(&start).to_owned();
+                return Ok(Err(format!("{path:?} may not be read; make it readable in the last step")));
+            }
             Err(e) => {
                 let path = e.path().unwrap_or(&start).to_owned();
                 return Err(BuildError::io("cannot read", &path)(e.into()));
@@ -108,41 +143,58 @@ fn matches(
         if relative.starts_with(".git") || kind.is_dir() || !glob.is_match(relative) {
             continue;
         }
-        let Some(path) = relative.to_str() else {
-            return Ok(Err(format!("the name of {relative:?} is not UTF-8; rename it or leave it out")));
-        };
-        match take(root, &entry, path, kind.is_symlink()) {
-            Taken::File(chosen) => {
-                let made = chosen.mode == 0o755 && !kind.is_symlink() && !tracked.contains(relative);
-                if !pattern.made_executables || made {
-                    found.push(chosen);
+        match take(root, &entry, kind.is_symlink()) {
+            Taken::File(file, mode) => {
+                let made = mode == 0o755 && !kind.is_symlink() && !tracked.contains(relative);
+                if pattern.made_executables && !made {
+                    continue;
+                }
+                match relative.to_str() {
+                    Some(path) => found.files.push(Chosen { path: path.to_owned(), file, mode }),
+                    None if pattern.optional => found.unnamed.push(relative.to_owned()),
+                    None => {
+                        return Ok(Err(format!(
+                            "the name of the artifact {relative:?} is not UTF-8; rename it or leave it out"
+                        )));
+                    }
                 }
             }
             Taken::Leaves if pattern.made_executables => {}
-            Taken::Leaves => return Ok(Err(leaves(path))),
-            Taken::Other => {}
+            Taken::Leaves => return Ok(Err(leaves(&relative.to_string_lossy()))),
+            Taken::Other(kind) => {
+                found.other.get_or_insert((relative.to_owned(), kind));
+            }
         }
-        if found.len() > MAX_FILES {
+        if found.files.len() > MAX_FILES {
             break;
         }
     }
     Ok(Ok(found))
 }
 
-enum Taken {
-    File(Chosen),
-    /// A link that leads out of the checkout.
-    Leaves,
-    /// No regular file.
-    Other,
+/// Where nothing real is: a link that leads nowhere is named as such.
+fn unreal(root: &Path, path: &str) -> Matches {
+    let is_link = fs::symlink_metadata(root.join(path)).is_ok_and(|meta| meta.is_symlink());
+    Matches { other: is_link.then(|| (path.into(), NOWHERE)), ..Matches::default() }
 }
 
-fn take(root: &Path, entry: &walkdir::DirEntry, path: &str, is_link: bool) -> Taken {
+const NOWHERE: &str = "a link that leads nowhere";
+
+enum Taken {
+    /// What is read, and its mode.
+    File(PathBuf, u32),
+    /// A link that leads out of the checkout.
+    Leaves,
+    /// No regular file, but what this says.
+    Other(&'static str),
+}
+
+fn take(root: &Path, entry: &walkdir::DirEntry, is_link: bool) -> Taken {
     let file = if is_link {
         match entry.path().canonicalize() {
             Ok(file) if file.starts_with(root) && !file.starts_with(root.join(".git")) => file,
             Ok(_) => return Taken::Leaves,
-            Err(_) => return Taken::Other,
+            Err(_) => return Taken::Other(NOWHERE),
         }
     } else {
         entry.path().to_owned()
@@ -150,9 +202,25 @@ fn take(root: &Path, entry: &walkdir::DirEntry, path: &str, is_link: bool) -> Ta
     match fs::metadata(&file) {
         Ok(meta) if meta.is_file() => {
             let mode = if meta.permissions().mode() & 0o111 == 0 { 0o644 } else { 0o755 };
-            Taken::File(Chosen { path: path.to_owned(), file, mode })
+            Taken::File(file, mode)
         }
-        _ => Taken::Other,
+        Ok(meta) => Taken::Other(kind_of(meta.file_type())),
+        Err(_) => Taken::Other(NOWHERE),
+    }
+}
+
+/// What something is that is no regular file, in words.
+pub(crate) fn kind_of(kind: FileType) -> &'static str {
+    if kind.is_dir() {
+        "a directory"
+    } else if kind.is_symlink() {
+        "a link"
+    } else if kind.is_fifo() {
+        "a named pipe"
+    } else if kind.is_socket() {
+        "a socket"
+    } else {
+        "a device"
     }
 }
 
@@ -200,28 +268,32 @@ pub(crate) fn upload(
 }
 
 /// Lays the artifacts of needed jobs into `needs/JOB/` of the checkout.
+///
+/// # Errors
+/// Inside: why the job fails, for the user.
 pub(crate) fn lay_needs(
     root: &Path,
     needs: &[NeedArtifacts],
     context: &CallContext,
     cancel: &Cancel,
-) -> Result<(), BuildError> {
+) -> Result<Result<(), String>, BuildError> {
     check_needs(needs)?;
     if needs.is_empty() {
-        return Ok(());
+        return Ok(Ok(()));
     }
     let all = root.join("needs");
-    // A link in the repository would lead what is written here elsewhere.
-    if fs::symlink_metadata(&all).is_ok_and(|meta| !meta.is_dir()) {
-        return Err(own_needs("needs"));
+    // Whatever it is: files would be mixed, and a link would lead what is written here elsewhere.
+    if let Ok(meta) = fs::symlink_metadata(&all) {
+        let kind = if meta.is_file() { "a file" } else { kind_of(meta.file_type()) };
+        return Ok(Err(format!(
+            "the repository has {kind} \"needs\" of its own, where the artifacts of the jobs that this one \
+             needs go; rename it in the repository, or leave `needs` out of the job"
+        )));
     }
     let total = needs.iter().map(|need| need.files.len() as u64).sum();
     let mut done = 0;
     for need in needs {
         let directory = all.join(&need.job);
-        if fs::symlink_metadata(&directory).is_ok() {
-            return Err(own_needs(&format!("needs/{}", need.job)));
-        }
         fs::create_dir_all(&directory).map_err(BuildError::io("cannot make", &directory))?;
         for file in &need.files {
             cancel.check()?;
@@ -244,7 +316,7 @@ pub(crate) fn lay_needs(
                 .map_err(BuildError::io("cannot set the mode of", &to))?;
         }
     }
-    Ok(())
+    Ok(Ok(()))
 }
 
 /// Paths of another labor: checked here as strictly as those of a build file.
@@ -267,12 +339,6 @@ fn check_needs(needs: &[NeedArtifacts]) -> Result<(), BuildError> {
         }
     }
     Ok(())
-}
-
-fn own_needs(path: &str) -> BuildError {
-    BuildError::BadRequest(format!(
-        "the repository has a {path} of its own, where the artifacts of needed jobs go; rename it"
-    ))
 }
 
 #[cfg(test)]

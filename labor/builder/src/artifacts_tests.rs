@@ -16,7 +16,7 @@ fn checkout(files: &[&str]) -> tempfile::TempDir {
 
 fn run_with(root: &Path, patterns: &[ArtifactPattern], tracked: &[&str]) -> Result<Vec<String>, String> {
     let tracked = tracked.iter().map(PathBuf::from).collect();
-    choose(root, patterns, &tracked).unwrap().map(|all| all.into_iter().map(|c| c.path).collect())
+    choose(root, patterns, &tracked).unwrap().map(|all| all.files.into_iter().map(|c| c.path).collect())
 }
 
 fn globs(root: &Path, globs: &[&str]) -> Result<Vec<String>, String> {
@@ -62,7 +62,8 @@ fn links_give_the_file_they_lead_to_but_never_one_outside() {
     symlink(outside.path().join("secret"), root.join("out")).unwrap();
     symlink(outside.path(), root.join("dir")).unwrap();
     symlink("/dev/zero", root.join("device")).unwrap();
-    let chosen = choose(root, &[ArtifactPattern::required("link")], &BTreeSet::new()).unwrap().unwrap();
+    let link = [ArtifactPattern::required("link")];
+    let chosen = choose(root, &link, &BTreeSet::new()).unwrap().unwrap().files;
     assert_eq!(
         (chosen[0].path.as_str(), fs::read(&chosen[0].file).unwrap().as_slice()),
         ("link", &b"real"[..])
@@ -71,7 +72,10 @@ fn links_give_the_file_they_lead_to_but_never_one_outside() {
         let error = globs(root, &[path]).unwrap_err();
         assert!(error.contains("out of the checkout"), "{path}: {error}");
     }
-    assert!(globs(root, &["broken"]).is_err());
+    for path in ["broken", "brok*"] {
+        let error = globs(root, &[path]).unwrap_err();
+        assert!(error.contains("\"broken\" is a link that leads nowhere"), "{error}");
+    }
 }
 
 #[test]
@@ -79,7 +83,13 @@ fn only_regular_files_are_taken() {
     let dir = checkout(&["d/x"]);
     let fifo = dir.path().join("d/fifo");
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let socket = std::os::unix::net::UnixListener::bind(dir.path().join("d/socket")).unwrap();
     assert_eq!(globs(dir.path(), &["d/*"]).unwrap(), ["d/x"]);
+    for (path, kind) in [("d/fifo", "a named pipe"), ("d/f*", "a named pipe"), ("d/socket", "a socket")] {
+        let error = globs(dir.path(), &[path]).unwrap_err();
+        assert!(error.contains(kind) && error.contains("no regular file"), "{error}");
+    }
+    drop(socket);
 }
 
 #[test]
@@ -104,7 +114,7 @@ fn modes_survive_the_way_to_the_job_that_needs_them() {
     let call = Recorder::new(blobs.path()).call(1);
     let cancel = Cancel::of(&call.context).unwrap();
     let patterns = [ArtifactPattern::required("**")];
-    let chosen = choose(dir.path(), &patterns, &BTreeSet::new()).unwrap().unwrap();
+    let chosen = choose(dir.path(), &patterns, &BTreeSet::new()).unwrap().unwrap().files;
     let files = upload(chosen, &call.context, &cancel).unwrap();
     assert_eq!(
         files.iter().map(|f| (f.path.as_str(), f.size, f.mode)).collect::<Vec<_>>(),
@@ -112,7 +122,7 @@ fn modes_survive_the_way_to_the_job_that_needs_them() {
     );
     let target = tempfile::tempdir().unwrap();
     let needs = [NeedArtifacts { job: "build (os=linux)".into(), files }];
-    lay_needs(target.path(), &needs, &call.context, &cancel).unwrap();
+    lay_needs(target.path(), &needs, &call.context, &cancel).unwrap().unwrap();
     let app = target.path().join("needs/build (os=linux)/bin/app");
     assert_eq!(fs::read(&app).unwrap(), b"bin/app");
     assert_eq!(fs::metadata(&app).unwrap().permissions().mode() & 0o777, 0o755);
@@ -139,15 +149,41 @@ fn needs_with_tricks_are_refused_and_write_nothing() {
 
     let outside = tempfile::tempdir().unwrap();
     symlink(outside.path(), dir.path().join("needs")).unwrap();
-    assert!(lay(dir.path(), "a", &["x"]).unwrap_err().to_string().contains("rename it"));
+    let conflict = |dir: &Path| lay(dir, "a", &["x"]).unwrap().unwrap_err();
+    assert!(conflict(dir.path()).contains("a link \"needs\" of its own"));
     fs::remove_file(dir.path().join("needs")).unwrap();
-    fs::create_dir(dir.path().join("needs")).unwrap();
-    symlink(outside.path(), dir.path().join("needs/a")).unwrap();
-    assert!(lay(dir.path(), "a", &["x"]).is_err());
+    for (files, kind) in [(["needs/x"], "a directory"), (["needs"], "a file")] {
+        let message = conflict(checkout(&files).path());
+        assert!(message.contains(kind) && message.contains("rename it"), "{message}");
+    }
+    lay_needs(checkout(&["needs/x"]).path(), &[], &call.context, &cancel).unwrap().unwrap();
     assert!(fs::read_dir(outside.path()).unwrap().next().is_none());
 
-    lay(dir.path(), "b", &["x"]).unwrap();
+    lay(dir.path(), "b", &["x"]).unwrap().unwrap();
+    fs::remove_dir_all(dir.path().join("needs")).unwrap();
     let short = [NeedArtifacts { job: "c".into(), files: vec![Artifact { size: 5, ..file("x") }] }];
     let error = lay_needs(dir.path(), &short, &call.context, &cancel).unwrap_err().to_string();
     assert!(error.contains("it has 12 bytes, not 5"), "{error}");
+}
+
+#[test]
+fn only_names_of_artifacts_have_to_be_utf8() {
+    use std::os::unix::ffi::OsStrExt;
+    let bad = |name: &[u8]| PathBuf::from(std::ffi::OsStr::from_bytes(name));
+    let dir = checkout(&["app"]);
+    let root = dir.path();
+    executable(&root.join("app"));
+    fs::write(root.join(bad(b"d\xff")), "").unwrap();
+    let made = |glob: &str| ArtifactPattern { glob: glob.into(), made_executables: true, optional: true };
+    let chosen = choose(root, &[made("*")], &BTreeSet::new()).unwrap().unwrap();
+    assert_eq!((chosen.files.len(), chosen.warnings.len()), (1, 0), "a file that is no artifact");
+    fs::write(root.join(bad(b"x\xff")), "").unwrap();
+    executable(&root.join(bad(b"x\xff")));
+    let chosen = choose(root, &[made("*"), made("x*")], &BTreeSet::new()).unwrap().unwrap();
+    assert_eq!((chosen.files.len(), chosen.warnings.len()), (1, 1));
+    assert!(chosen.warnings[0].contains("\"x\\xFF\" is left out"), "{:?}", chosen.warnings);
+    let tracked = [bad(b"x\xff")].into_iter().collect();
+    assert!(choose(root, &[made("*")], &tracked).unwrap().unwrap().warnings.is_empty());
+    assert!(globs(root, &["x*"]).unwrap_err().contains("UTF-8"), "asked for by name");
+    assert_eq!(globs(root, &["a*"]).unwrap(), ["app"]);
 }

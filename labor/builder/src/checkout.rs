@@ -8,6 +8,7 @@ use std::path::Path;
 use crate::BuildError;
 use crate::cancel::Cancel;
 use crate::git::{Ended, Git};
+use crate::place::{Place, is_directory, only_directories_below, only_directory};
 use crate::repository::{Repository, path_of};
 use crate::slot::{Slot, remove_all};
 
@@ -26,8 +27,8 @@ pub(crate) struct Checkout<'a> {
 impl Checkout<'_> {
     /// Makes the slot's tree the commit. Files that did not change keep their times. A tree
     /// that cannot be brought there is made anew, without its caches.
-    pub(crate) fn make(&self, slot: &Slot, cancel: &Cancel) -> Result<(), BuildError> {
-        let had_tree = slot.tree().is_dir();
+    pub(crate) fn make(&self, slot: &Slot, cancel: &Cancel) -> Result<Place, BuildError> {
+        let had_tree = only_directory(&slot.tree())?;
         match self.update(slot, had_tree, cancel) {
             Err(BuildError::Cancelled) => Err(BuildError::Cancelled),
             Err(_) if had_tree => {
@@ -38,32 +39,38 @@ impl Checkout<'_> {
         }
     }
 
-    fn update(&self, slot: &Slot, had_tree: bool, cancel: &Cancel) -> Result<(), BuildError> {
-        let tree = slot.tree();
-        self.make_git_dir(slot, cancel)?;
+    fn update(&self, slot: &Slot, had_tree: bool, cancel: &Cancel) -> Result<Place, BuildError> {
+        let tree = self.place(slot)?;
+        self.make_git_dir(slot, &tree, cancel)?;
         // Left by a process that was killed; the slot's lock says that nobody writes it now.
         remove_all(&slot.index().with_extension("lock"))?;
-        self.git("read-tree", slot).args(["--reset", "-u", self.commit]).check(cancel)?;
+        self.git("read-tree", slot, &tree).args(["--reset", "-u", self.commit]).check(cancel)?;
         if had_tree {
             let keep = self.cache.iter().map(|path| format!("--exclude=/{path}"));
             let args = ["-ffdxq".to_owned()].into_iter().chain(keep);
-            self.git("clean", slot).args(args).check(cancel)?;
+            self.git("clean", slot, &tree).args(args).check(cancel)?;
         }
-        self.give_index(slot)?;
-        if fs::symlink_metadata(tree.join(".gitmodules")).is_ok_and(|meta| meta.is_file()) {
-            self.submodules(slot, cancel)?;
+        self.give_index(slot, &tree)?;
+        if fs::symlink_metadata(tree.path().join(".gitmodules")).is_ok_and(|meta| meta.is_file()) {
+            self.submodules(&tree, had_tree, cancel)?;
         }
-        Ok(())
+        Ok(tree)
+    }
+
+    /// The slot's tree, with no link in the place of a cached directory.
+    pub(crate) fn place(&self, slot: &Slot) -> Result<Place, BuildError> {
+        let tree = Place::make(&slot.tree())?;
+        self.cache.iter().try_for_each(|path| only_directories_below(tree.path(), path))?;
+        Ok(tree)
     }
 
     /// Makes `.git` anew: the steps find a repository of their own with the commit, tags and
     /// branches, and what an earlier job did to its settings, hooks and refs is gone. Objects
     /// are read from the source and never written there.
-    pub(crate) fn make_git_dir(&self, slot: &Slot, cancel: &Cancel) -> Result<(), BuildError> {
-        let tree = slot.tree();
-        let git = tree.join(".git");
+    pub(crate) fn make_git_dir(&self, slot: &Slot, tree: &Place, cancel: &Cancel) -> Result<(), BuildError> {
+        let git = tree.path().join(".git");
         let modules = git.join("modules");
-        if fs::symlink_metadata(&git).is_ok_and(|m| m.is_dir()) && modules.is_dir() {
+        if only_directory(&git)? && is_directory(&modules) && !has_links(&modules) {
             remove_all(&slot.modules())?;
             fs::rename(&modules, slot.modules()).map_err(BuildError::io("cannot move", &modules))?;
         }
@@ -72,7 +79,7 @@ impl Checkout<'_> {
             let directory = git.join(directory);
             fs::create_dir_all(&directory).map_err(BuildError::io("cannot make", &directory))?;
         }
-        if slot.modules().is_dir() {
+        if is_directory(&slot.modules()) {
             fs::rename(slot.modules(), &modules).map_err(BuildError::io("cannot move", &modules))?;
         }
         let write = |name: &str, bytes: &[u8]| {
@@ -90,15 +97,14 @@ impl Checkout<'_> {
     }
 
     /// The steps' git commands get a copy of the index, so that they cannot spoil ours.
-    pub(crate) fn give_index(&self, slot: &Slot) -> Result<(), BuildError> {
-        let to = slot.tree().join(".git/index");
+    pub(crate) fn give_index(&self, slot: &Slot, tree: &Place) -> Result<(), BuildError> {
+        let to = tree.path().join(".git/index");
         fs::copy(slot.index(), &to).map(drop).map_err(BuildError::io("cannot write", &to))
     }
 
     /// Git on the slot's tree, by our index.
-    pub(crate) fn git(&self, name: &str, slot: &Slot) -> Git {
-        let tree = slot.tree();
-        Git::new(name, &tree).git_dir(&tree.join(".git")).work_tree(&tree, &slot.index())
+    pub(crate) fn git(&self, name: &str, slot: &Slot, tree: &Place) -> Git {
+        Git::on(name, tree, &slot.index())
     }
 
     fn config(&self) -> String {
@@ -144,10 +150,11 @@ impl Checkout<'_> {
         Ok(packed)
     }
 
-    fn submodules(&self, slot: &Slot, cancel: &Cancel) -> Result<(), BuildError> {
-        let tree = slot.tree();
+    fn submodules(&self, tree: &Place, had_tree: bool, cancel: &Cancel) -> Result<(), BuildError> {
+        let modules = tree.path().join(".git/modules");
+        let modules = modules.canonicalize().unwrap_or(modules);
         let run = |args: &[&str]| -> Result<Ended, BuildError> {
-            let git = Git::new("submodule", &tree);
+            let git = Git::new("submodule", &tree.held()).env("OVERSEER_MODULES", &modules);
             // A repository of this machine may name others of this machine; one from
             // elsewhere may not look into our files.
             let git = if self.is_local { git.setting("protocol.file.allow=always") } else { git };
@@ -157,11 +164,25 @@ impl Checkout<'_> {
             }
             Err(BuildError::Submodules(crate::git::redact(&ended.said)))
         };
+        if had_tree {
+            run(&["--quiet", "foreach", "--recursive", OF_THIS_CHECKOUT])?;
+        }
         run(&["--quiet", "sync", "--recursive"])?;
         run(&["--quiet", "update", "--init", "--recursive", "--force"])?;
         run(&["--quiet", "foreach", "--recursive", "git clean -ffdxq"])?;
         Ok(())
     }
+}
+
+/// What an earlier job did to a submodule may lead git out of the checkout: by its work tree's
+/// setting or its `.git` file. Then the checkout is made anew.
+const OF_THIS_CHECKOUT: &str = "test \"$(git rev-parse --show-toplevel)\" = \"$(pwd -P)\" && \
+    case \"$(git rev-parse --absolute-git-dir)\" in \"$OVERSEER_MODULES\"/*) ;; *) false ;; esac";
+
+/// Git makes no links in the repositories of submodules.
+fn has_links(modules: &Path) -> bool {
+    let mut entries = walkdir::WalkDir::new(modules).into_iter();
+    entries.any(|entry| entry.is_ok_and(|entry| entry.path_is_symlink()))
 }
 
 /// The line of `info/alternates`: quoted as C does where the path needs it.
@@ -189,8 +210,9 @@ fn alternates(objects: &Path) -> Vec<u8> {
 pub(crate) fn tracked(
     checkout: &Checkout<'_>,
     slot: &Slot,
+    tree: &Place,
     cancel: &Cancel,
 ) -> Result<std::collections::BTreeSet<std::path::PathBuf>, BuildError> {
-    let names = checkout.git("ls-files", slot).args(["-z", "--cached"]).check(cancel)?.stdout;
+    let names = checkout.git("ls-files", slot, tree).args(["-z", "--cached"]).check(cancel)?.stdout;
     Ok(names.split(|b| *b == 0).filter(|name| !name.is_empty()).map(path_of).collect())
 }

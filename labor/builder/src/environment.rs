@@ -4,10 +4,13 @@ use std::path::Path;
 
 /// What steps inherit from the labor: who and where they are, and how tools find the network
 /// and their stores. Nothing else, so that a job does not depend on how its labor was started.
-const INHERITED: [&str; 34] = [
+/// Whoever starts labors for builds hands these on to them.
+pub const INHERITED: [&str; 36] = [
     "ALL_PROXY",
     "CARGO_HOME",
     "CURL_CA_BUNDLE",
+    "GIT_SSH",
+    "GIT_SSH_COMMAND",
     "GIT_SSL_CAINFO",
     "GOMODCACHE",
     "GOPATH",
@@ -101,5 +104,16 @@ mod tests {
                 "TMPDIR=/tmp/x",
             ]
         );
+    }
+
+    #[test]
+    fn tools_find_the_network_and_their_stores() {
+        assert!(INHERITED.is_sorted(), "each once, and found by who looks for it");
+        let all = of_job(|name| Some(name.into()), "build", "c0ffee", &BTreeMap::new(), Path::new("/tmp/x"));
+        for name in
+            ["RUSTUP_AUTO_INSTALL", "npm_config_registry", "NPM_CONFIG_REGISTRY", "GIT_SSH_COMMAND", "PATH"]
+        {
+            assert_eq!(all[name], name);
+        }
     }
 }

@@ -56,6 +56,16 @@ pub enum BuildError {
         /// Git's own words.
         said: String,
     },
+    /// Nobody answers at the address of a remote repository.
+    #[error(
+        "{url} cannot be fetched, for nobody answers there; try again when network and server are up. git says: {said}"
+    )]
+    Unreachable {
+        /// Without credentials.
+        url: String,
+        /// Git's own words.
+        said: String,
+    },
     /// A submodule cannot be had.
     #[error("the submodules cannot be checked out; check their addresses in .gitmodules. git says: {0}")]
     Submodules(String),
@@ -98,14 +108,22 @@ impl BuildError {
         let path = path.to_owned();
         move |error| Self::Io { what, path, error }
     }
+
+    /// Whether the machine or the network failed, not what was asked for: the same request may
+    /// do when that is mended.
+    pub fn is_fault(&self) -> bool {
+        matches!(self, Self::NoGit(_) | Self::Unreachable { .. } | Self::Io { .. } | Self::Blob { .. })
+    }
 }
 
+/// What was asked for wrongly is a bad payload. For a fault the kind is `NoMethod`, as a labor
+/// without git or network has no such method: callers read `Failed` as the user's mistake too.
 impl From<BuildError> for PluginError {
     fn from(error: BuildError) -> Self {
         match error {
             BuildError::Cancelled => Self::cancelled(),
-            BuildError::BadRequest(message) => Self::bad_payload(message),
-            other => Self::failed(other.to_string()),
+            error if error.is_fault() => Self::no_method(error.to_string()),
+            error => Self::bad_payload(error.to_string()),
         }
     }
 }
@@ -116,5 +134,23 @@ fn io_hint(error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => "give the labor's user access to it",
         io::ErrorKind::ReadOnlyFilesystem => "set OVERSEER_CACHE to a directory that can be written",
         _ => "check that directory on the labor",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use overseer_plugin::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn callers_can_tell_whose_mistake_it_is() {
+        let kind = |error: BuildError| PluginError::from(error).kind;
+        assert_eq!(kind(BuildError::NoGit(io::ErrorKind::NotFound.into())), ErrorKind::NoMethod);
+        let full = BuildError::io("cannot write", "/x".as_ref())(io::ErrorKind::StorageFull.into());
+        assert_eq!(kind(full), ErrorKind::NoMethod);
+        assert_eq!(kind(BuildError::NoSuchPath("/x".into())), ErrorKind::BadPayload);
+        assert_eq!(kind(BuildError::NoCommits("x".into())), ErrorKind::BadPayload);
+        assert_eq!(kind(BuildError::Cancelled), ErrorKind::Cancelled);
     }
 }

@@ -6,12 +6,14 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use crate::BuildError;
 use crate::cancel::{Cancel, wait_readable};
+use crate::children::Own;
+use crate::place::Place;
 
 /// Variables that say how to reach a server. All others of git's are removed: they would point
 /// it to other repositories, indexes or objects.
@@ -104,9 +106,17 @@ impl Git {
         self
     }
 
-    /// With this work tree and its index.
-    pub(crate) fn work_tree(mut self, work_tree: &Path, index: &Path) -> Self {
-        self.command.env("GIT_WORK_TREE", work_tree).env("GIT_INDEX_FILE", index);
+    /// `git NAME` on a work tree with its `.git` in it, by an index elsewhere. It works in that
+    /// very directory, whatever is put at its path meanwhile.
+    pub(crate) fn on(name: &str, tree: &Place, index: &Path) -> Self {
+        let mut git = Self::new(name, &tree.held());
+        git.command.env("GIT_DIR", ".git").env("GIT_WORK_TREE", ".").env("GIT_INDEX_FILE", index);
+        git
+    }
+
+    /// With a variable in its environment.
+    pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
         self
     }
 
@@ -124,7 +134,7 @@ impl Git {
     pub(crate) fn run(mut self, cancel: &Cancel) -> Result<Ended, BuildError> {
         cancel.check()?;
         self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = self.command.spawn().map_err(spawn_error(&self.command))?;
+        let mut child = Own::spawn(&mut self.command).map_err(spawn_error(&self.command))?;
         let result = read_to_end(&mut child, cancel);
         if !matches!(result, Ok(Some(_))) {
             kill_group(&child);
@@ -164,7 +174,7 @@ impl Ended {
 
 /// `git cat-file --batch`: answers one question after the other from one process.
 pub(crate) struct Objects {
-    child: Child,
+    child: Own,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
 }
@@ -185,8 +195,8 @@ impl Objects {
     pub(crate) fn open(git_dir: &Path) -> Result<Self, BuildError> {
         let mut git = Git::new("cat-file", git_dir).git_dir(git_dir).args(["--batch"]);
         git.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = git.command.spawn().map_err(spawn_error(&git.command))?;
-        match (child.stdin.take(), child.stdout.take()) {
+        let mut child = Own::spawn(&mut git.command).map_err(spawn_error(&git.command))?;
+        match (child.child().stdin.take(), child.child().stdout.take()) {
             (Some(stdin), Some(stdout)) => Ok(Self { child, stdin, stdout: BufReader::new(stdout) }),
             _ => Err(fault("it has no pipes")),
         }
@@ -256,7 +266,9 @@ pub(crate) fn redact(text: &str) -> String {
     out + rest
 }
 
-fn read_to_end(child: &mut Child, cancel: &Cancel) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
+fn read_to_end(child: &mut Own, cancel: &Cancel) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
+    let pid = child.id();
+    let child = child.child();
     let (Some(stdout), Some(stderr)) = (&mut child.stdout, &mut child.stderr) else {
         return Err(io::Error::other("it has no pipes"));
     };
@@ -288,7 +300,6 @@ fn read_to_end(child: &mut Child, cancel: &Cancel) -> io::Result<Option<(Vec<u8>
         }
     }
     // Both pipes are closed, yet the process may go on: waiting for it can be cancelled too.
-    let pid = Pid::from_child(child);
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     loop {
         match wait_readable([cancel.fd(), pidfd.as_fd()], None)? {
@@ -300,8 +311,8 @@ fn read_to_end(child: &mut Child, cancel: &Cancel) -> io::Result<Option<(Vec<u8>
 }
 
 /// The child is not reaped yet, so the group's id cannot be anybody else's.
-fn kill_group(child: &Child) {
-    let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
+fn kill_group(child: &Own) {
+    let _ = kill_process_group(child.id(), Signal::KILL);
 }
 
 fn spawn_error(command: &Command) -> impl FnOnce(io::Error) -> BuildError {

@@ -1,17 +1,17 @@
-use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 
+use crate::children::{Job, Own};
+use crate::processes::{self, PATIENCE};
+
 /// The variable by which processes of a job are found that left its group.
 pub(crate) const MARK: &str = "OVERSEER_RUN";
-
-/// How often the processes that left the group are looked for again: a process may have
-/// started another one while it was looked at.
-const ROUNDS: usize = 10;
 
 /// The processes of one job. They end with it, and with this process, however it ends.
 ///
@@ -23,48 +23,94 @@ pub(crate) struct Group {
     id: Pid,
     mark: String,
     /// `None` when it has ended.
-    leader: Mutex<Option<Child>>,
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    leader: Own,
+    /// The step that was started last. It may have left the group: `exec setsid …`.
+    step: Option<OwnedFd>,
+    job: Job,
 }
 
 impl Group {
     /// Starts the leader. `mark` is unique among the jobs of this machine.
     pub(crate) fn start(mark: String) -> io::Result<Self> {
-        let leader = Command::new("/bin/sh")
+        let mut shell = Command::new("/bin/sh");
+        shell
             .args(["-c", "read -r line; kill -KILL 0"])
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()?;
-        Ok(Self { id: Pid::from_child(&leader), mark, leader: Mutex::new(Some(leader)) })
+            .process_group(0);
+        let leader = Own::spawn(&mut shell)?;
+        let (id, job) = (leader.id(), Job::begin(&leader));
+        Ok(Self { id, mark, running: Mutex::new(Some(Running { leader, step: None, job })) })
     }
 
-    /// Makes a command start in the group.
-    pub(crate) fn join(&self, command: &mut Command) {
+    /// Starts a step in the group.
+    pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<Own> {
         command.process_group(self.id.as_raw_nonzero().get()).env(MARK, &self.mark);
+        let mut step = Own::spawn(command)?;
+        match pidfd_open(step.id(), PidfdFlags::empty()) {
+            Ok(handle) => {
+                if let Some(running) = &mut *self.running() {
+                    running.step = Some(handle);
+                }
+                Ok(step)
+            }
+            Err(error) => {
+                let _ = step.child().kill();
+                let _ = step.wait();
+                Err(error.into())
+            }
+        }
     }
 
-    /// Kills every process of the group; those that left it live until [`end`](Self::end).
+    /// Kills every process of the group, and the step, wherever it is; others that left the
+    /// group live until [`end`](Self::end).
     pub(crate) fn kill(&self) {
-        let leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner);
-        if leader.is_some() {
-            // It fails when nobody is left, which is what is wanted.
+        if let Some(running) = &*self.running() {
+            // Both fail when nobody is left, which is what is wanted.
             let _ = kill_process_group(self.id, Signal::KILL);
+            if let Some(step) = &running.step {
+                let _ = pidfd_send_signal(step, Signal::KILL);
+            }
         }
     }
 
     /// Kills every process of the job, those too that made themselves sessions of their own.
     pub(crate) fn end(&self) {
         self.kill();
-        let leader = self.leader.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut leader) = leader else { return };
+        let running = self.running().take();
+        let Some(Running { mut leader, job, .. }) = running else { return };
         let _ = leader.wait();
-        for _ in 0..ROUNDS {
-            if !kill_marked(&self.mark) {
+        self.end_marked();
+        drop(job);
+    }
+
+    /// Kills the processes with the mark and those below them, again and again until there are
+    /// none: one that forks while it is looked at is found in the next round.
+    fn end_marked(&self) {
+        let entry = format!("{MARK}={}", self.mark);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let marked = processes::with_entry(&entry);
+            if marked.is_empty() {
+                break;
+            }
+            let all = processes::all();
+            let victims = processes::below(&all, |process| marked.contains(&process.id), |_| false);
+            if processes::kill(&victims, deadline) == 0 || Instant::now() >= deadline {
                 break;
             }
         }
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -72,24 +118,6 @@ impl Drop for Group {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// Kills the processes whose environment has the mark; says whether there were any.
-fn kill_marked(mark: &str) -> bool {
-    let wanted = format!("{MARK}={mark}");
-    let Ok(processes) = fs::read_dir("/proc") else { return false };
-    let mut any = false;
-    for process in processes.filter_map(Result::ok) {
-        let id = process.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-        let Some(id) = id else { continue };
-        // Opened before it is looked at: so it is this very process that gets the signal.
-        let Ok(handle) = pidfd_open(id, PidfdFlags::empty()) else { continue };
-        let Ok(environment) = fs::read(process.path().join("environ")) else { continue };
-        if environment.split(|b| *b == 0).any(|entry| entry == wanted.as_bytes()) {
-            any |= pidfd_send_signal(&handle, Signal::KILL).is_ok();
-        }
-    }
-    any
 }
 
 #[cfg(test)]
@@ -101,11 +129,9 @@ mod tests {
     #[test]
     fn a_job_does_not_outlive_the_labor() {
         let group = Group::start("unused".into()).unwrap();
-        let mut command = Command::new("sleep");
-        group.join(command.arg("1000"));
-        let mut child = command.spawn().unwrap();
+        let mut step = group.spawn(Command::new("sleep").arg("1000")).unwrap();
         // What the kernel does when the process that holds the pipe is killed.
-        drop(group.leader.lock().unwrap().as_mut().unwrap().stdin.take());
-        assert_eq!(child.wait().unwrap().signal(), Some(9));
+        drop(group.running().as_mut().unwrap().leader.child().stdin.take());
+        assert_eq!(step.wait().unwrap().signal(), Some(9));
     }
 }

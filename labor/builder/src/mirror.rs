@@ -6,6 +6,7 @@ use crate::BuildError;
 use crate::cancel::Cancel;
 use crate::git::{Found, Git, Objects, redact};
 use crate::locks::Lock;
+use crate::place::{no_link, only_directory};
 use crate::repository::{Repository, is_commit_id};
 
 /// The ref that keeps what was fetched last for a revision.
@@ -76,9 +77,10 @@ pub(crate) fn fetch(url: &str, rev: &str, cache_dir: &Path, cancel: &Cancel) -> 
         work_tree: None,
         name: name.clone(),
     };
+    no_link(&cache_dir.join("mirrors"))?;
     // While one fetches, others wait: most often they want the same.
     let _lock = Lock::take(&directory.with_extension("lock"), cancel)?;
-    if !directory.join("HEAD").is_file() {
+    if !only_directory(&directory)? || !directory.join("HEAD").is_file() {
         create(&directory, cancel)?;
     }
     let has = |expression: &str| -> Result<bool, BuildError> {
@@ -106,7 +108,7 @@ pub(crate) fn fetch(url: &str, rev: &str, cache_dir: &Path, cancel: &Cancel) -> 
             return Ok(found(wanted));
         }
         if is_unreachable(&ended.said) {
-            return Err(BuildError::Fetch { url: name, said: redact(&ended.said) });
+            return Err(failed(name, &ended.said));
         }
     }
     let head = format!("+HEAD:{WANTED}/HEAD");
@@ -119,7 +121,7 @@ pub(crate) fn fetch(url: &str, rev: &str, cache_dir: &Path, cancel: &Cancel) -> 
         ended = run(&[depth, &whole[..whole.len() - 1]].concat())?;
     }
     if !ended.success() {
-        return Err(BuildError::Fetch { url: name, said: redact(&ended.said) });
+        return Err(failed(name, &ended.said));
     }
     std::fs::write(&complete, "").map_err(BuildError::io("cannot write", &complete))?;
     // The server's HEAD, not that of the mirror, which nothing sets.
@@ -140,6 +142,60 @@ fn create(directory: &Path, cancel: &Cancel) -> Result<(), BuildError> {
 fn is_plain(rev: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '/' | '-' | '+' | '#');
     rev.chars().all(good) && !rev.contains("..") && !rev.starts_with(['-', '+'])
+}
+
+/// A fetch failed: the server refused, or there was none.
+fn failed(url: String, said: &str) -> BuildError {
+    let said = redact(said);
+    if is_refused(&said) || !is_silent(&said) {
+        BuildError::Fetch { url, said }
+    } else {
+        BuildError::Unreachable { url, said }
+    }
+}
+
+/// Somebody answered, and said no.
+fn is_refused(said: &str) -> bool {
+    let words = [
+        "not found",
+        "does not appear to be a git repository",
+        "could not read Username",
+        "Authentication failed",
+        "Permission denied",
+        "access denied",
+        "returned error: 4",
+    ];
+    words.iter().any(|words| said.contains(words))
+}
+
+/// Nobody answered, or not to the end: the words of git, curl and ssh.
+fn is_silent(said: &str) -> bool {
+    let said = said.to_lowercase();
+    let words = [
+        "could not connect",
+        "couldn't connect",
+        "failed to connect",
+        "unable to connect",
+        "connection refused",
+        "connection reset",
+        "connection closed",
+        "connection timed out",
+        "operation timed out",
+        "operation too slow",
+        "timeout was reached",
+        "could not resolve",
+        "couldn't resolve",
+        "unable to look up",
+        "name resolution",
+        "no route to host",
+        "network is unreachable",
+        "empty reply from server",
+        "hung up unexpectedly",
+        "early eof",
+        "recv failure",
+        "returned error: 5",
+    ];
+    words.iter().any(|words| said.contains(words))
 }
 
 /// The server itself cannot be read; asking for more would fail the same way.
@@ -173,6 +229,34 @@ mod tests {
         }
         let refused = check_url("ext::https://u:secret@h").unwrap_err().to_string();
         assert!(!refused.contains("secret"), "{refused}");
+    }
+
+    #[test]
+    fn a_server_that_refuses_is_not_one_that_is_gone() {
+        let is_gone = |said: &str| matches!(failed("u".into(), said), BuildError::Unreachable { .. });
+        for said in [
+            "fatal: unable to access 'http://h:1/x/': Failed to connect to h port 1 after 0 ms: Could not connect to server",
+            "fatal: unable to access 'https://h/x/': Could not resolve host: h",
+            "fatal: unable to access 'https://h/x/': The requested URL returned error: 503",
+            "ssh: connect to host h port 22: Connection refused; fatal: Could not read from remote repository.",
+            "ssh: Could not resolve hostname h: Name or service not known; fatal: Could not read from remote repository.",
+            "fatal: unable to connect to h:; h[0: 127.0.0.1]: errno=Connection refused",
+            "error: RPC failed; curl 28 Operation too slow; fatal: early EOF",
+        ] {
+            assert!(is_gone(said), "{said}");
+        }
+        for said in [
+            "fatal: repository 'http://h/x.git/' not found",
+            "remote: Repository not found.; fatal: Could not read from remote repository.",
+            "fatal: unable to access 'https://h/x/': The requested URL returned error: 403",
+            "fatal: could not read Username for 'https://h': terminal prompts disabled",
+            "fatal: Authentication failed for 'https://h/x/'",
+            "u@h: Permission denied (publickey).; fatal: Could not read from remote repository.",
+            "fatal: '/no/such' does not appear to be a git repository; fatal: Could not read from remote repository.",
+            "fatal: remote error: access denied or repository not exported: /x",
+        ] {
+            assert!(!is_gone(said), "{said}");
+        }
     }
 
     #[test]

@@ -2,12 +2,13 @@ use overseer_plugin::CallContext;
 
 use crate::BuildError;
 use crate::api::{PlanOrigin, PlanReply, PlanReport, PlanRequest, Source};
+use crate::artifacts::kind_of;
 use crate::build_file::{BuildFile, FILE_NAME, MAX_FILE_BYTES};
 use crate::cancel::Cancel;
 use crate::detect::{KNOWN, Listing, READ, detect};
 use crate::git::Objects;
 use crate::plan::Plan;
-use crate::repository::{Repository, check_revision};
+use crate::repository::{Repository, check_revision, no_regular_build_file};
 use crate::{cache_dir, mirror};
 
 /// Finds a commit and its jobs.
@@ -119,6 +120,10 @@ fn list_directory(root: &std::path::Path) -> Result<(Listing, Option<Vec<u8>>), 
     for entry in std::fs::read_dir(root).map_err(BuildError::io("cannot read", root))? {
         let entry = entry.map_err(BuildError::io("cannot read", root))?;
         let (Ok(name), Ok(kind)) = (entry.file_name().into_string(), entry.file_type()) else { continue };
+        if name == FILE_NAME && !kind.is_file() {
+            let path = root.join(name).display().to_string();
+            return Err(no_regular_build_file(&path, kind_of(kind)));
+        }
         if kind.is_dir() {
             listing.directories.insert(name);
         } else if kind.is_file() {

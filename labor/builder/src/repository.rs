@@ -118,16 +118,18 @@ impl Repository {
         for (mode, name) in tree_entries(&tree, commit.id.len() / 2) {
             let Ok(name) = std::str::from_utf8(name) else { continue };
             match mode {
+                b"40000" | b"120000" | b"160000" if name == FILE_NAME => {
+                    let kind = match mode {
+                        b"40000" => "a directory",
+                        b"120000" => "a link",
+                        _ => "a submodule",
+                    };
+                    return Err(no_regular_build_file(&format!("{FILE_NAME} of {}", commit.id), kind));
+                }
                 b"40000" => drop(listing.directories.insert(name.to_owned())),
                 b"100644" | b"100755" | b"100664" => {
                     has_build_file |= name == FILE_NAME;
                     listing.files.insert(name.to_owned());
-                }
-                _ if name == FILE_NAME => {
-                    return Err(BuildError::BadRequest(format!(
-                        "{FILE_NAME} of {} is a link or submodule; make it a regular file",
-                        commit.id
-                    )));
                 }
                 _ => {}
             }
@@ -180,6 +182,11 @@ impl Repository {
     fn broken(&self, said: &str) -> BuildError {
         BuildError::Git { command: "cat-file".into(), said: format!("{} in {}", said, redact(&self.name)) }
     }
+}
+
+/// A build file that cannot be one.
+pub(crate) fn no_regular_build_file(what: &str, kind: &str) -> BuildError {
+    BuildError::BadRequest(format!("{what} is {kind}; make it a regular file"))
 }
 
 /// Whether a text may be asked of git as a revision at all.

@@ -15,6 +15,7 @@ use crate::build_file::rules::{self, Broken};
 use crate::cancel::Cancel;
 use crate::checkout::{Checkout, tracked};
 use crate::group::Group;
+use crate::place::{Place, is_directory_below};
 use crate::plan::Job;
 use crate::planning::var;
 use crate::repository::{Repository, is_commit_id};
@@ -43,25 +44,39 @@ pub fn run(request: &RunRequest, context: &CallContext) -> Result<JobReport, Bui
     let slot = slot(request, &repository, &cache, context, &mut warnings)?;
     let is_local = matches!(request.source, Source::Path(_));
     let checkout = Checkout { repository: &repository, commit: &request.commit, cache: &job.cache, is_local };
-    if request.worktree {
-        warnings.extend(take_work_tree(&checkout, &slot, &cancel)?);
+    let made = if request.worktree {
+        take_work_tree(&checkout, &slot, &mut warnings, &cancel)
     } else {
-        checkout.make(&slot, &cancel)?;
+        checkout.make(&slot, &cancel)
+    };
+    let place = match made {
+        Ok(place) => place,
+        Err(error @ BuildError::Submodules(_)) => return Ok(not_begun(error.to_string(), warnings)),
+        Err(error) => return Err(error),
+    };
+    let tree = place.path();
+    let restored = there(tree, &job.cache);
+    artifacts::remove_stale(tree, &job.artifacts, &job.cache)?;
+    if let Err(message) = artifacts::lay_needs(tree, &request.needs, context, &cancel)? {
+        return Ok(not_begun(message, warnings));
     }
-    let tree = slot.tree();
-    let restored = there(&tree, &job.cache);
-    artifacts::remove_stale(&tree, &job.artifacts, &job.cache)?;
-    artifacts::lay_needs(&tree, &request.needs, context, &cancel)?;
+    // Asked before the steps, which may do to their `.git` what they like.
+    let known = if job.artifacts.iter().any(|a| a.made_executables) {
+        tracked(&checkout, &slot, &place, &cancel)?
+    } else {
+        BTreeSet::new()
+    };
 
     let tmp = slot.fresh_tmp()?;
     let env = environment::of_job(var, &job.name, &request.commit, &job.env, &tmp);
     let group = group(context)?;
     let mut listener = Reporter { context, job, offset: 0 };
     let timeout = Duration::from_millis(job.timeout_ms);
-    let to_run = Steps { commands: &job.steps, directory: &tree, env: &env, timeout };
+    let to_run = Steps { commands: &job.steps, place: &place, env: &env, timeout };
     let ran = steps::run(&to_run, &group, &cancel, &mut listener)?;
 
-    let saved = if slot.is_kept() { there(&tree, &job.cache) } else { vec![] };
+    let gone = place.check();
+    let saved = if slot.is_kept() && gone.is_ok() { there(tree, &job.cache) } else { vec![] };
     let mut report = JobReport {
         outcome: ran.outcome,
         steps: ran.steps,
@@ -70,20 +85,29 @@ pub fn run(request: &RunRequest, context: &CallContext) -> Result<JobReport, Bui
         warnings,
     };
     if report.outcome == RunOutcome::Passed {
-        let known = if job.artifacts.iter().any(|a| a.made_executables) {
-            tracked(&checkout, &slot, &cancel)?
-        } else {
-            BTreeSet::new()
+        let chosen = match gone {
+            Ok(()) => artifacts::choose(tree, &job.artifacts, &known)?,
+            Err(message) => Err(message),
         };
-        match artifacts::choose(&tree, &job.artifacts, &known)? {
-            Ok(chosen) => report.artifacts = artifacts::upload(chosen, context, &cancel)?,
-            Err(message) => {
-                let reason = FailureReason::Artifacts { message };
-                report.outcome = RunOutcome::Failed(Failure { step: None, reason, tail: vec![] });
+        match chosen {
+            Ok(choice) => {
+                report.warnings.extend(choice.warnings);
+                report.artifacts = artifacts::upload(choice.files, context, &cancel)?;
             }
+            Err(message) => report.outcome = failed(message),
         }
     }
     Ok(report)
+}
+
+/// The report of a job whose commit does not let it begin.
+fn not_begun(message: String, warnings: Vec<String>) -> JobReport {
+    let cache = CacheReport::default();
+    JobReport { outcome: failed(message), steps: vec![], artifacts: vec![], cache, warnings }
+}
+
+fn failed(message: String) -> RunOutcome {
+    RunOutcome::Failed(Failure { step: None, reason: FailureReason::Artifacts { message }, tail: vec![] })
 }
 
 /// The place where the job runs: the one kept for it, or a passing one while another build of
@@ -115,20 +139,26 @@ fn slot(
     Slot::passing(context.directory().join(format!("job-{}", context.id())))
 }
 
-fn take_work_tree(checkout: &Checkout<'_>, slot: &Slot, cancel: &Cancel) -> Result<Vec<String>, BuildError> {
+fn take_work_tree(
+    checkout: &Checkout<'_>,
+    slot: &Slot,
+    warnings: &mut Vec<String>,
+    cancel: &Cancel,
+) -> Result<Place, BuildError> {
     let Some(root) = &checkout.repository.work_tree else {
         return Err(BuildError::BadRequest(format!(
             "{} is a bare repository and has no work tree; leave --worktree out",
             checkout.repository.name
         )));
     };
-    let warnings = worktree::copy(root, &slot.tree(), checkout.cache, cancel)?;
+    let tree = checkout.place(slot)?;
+    warnings.extend(worktree::copy(root, tree.path(), checkout.cache, cancel)?);
     // The steps' git shows what differs from the commit, as the user's does.
-    checkout.make_git_dir(slot, cancel)?;
+    checkout.make_git_dir(slot, &tree, cancel)?;
     crate::slot::remove_all(&slot.index().with_extension("lock"))?;
-    checkout.git("read-tree", slot).args(["--reset", checkout.commit]).check(cancel)?;
-    checkout.give_index(slot)?;
-    Ok(warnings)
+    checkout.git("read-tree", slot, &tree).args(["--reset", checkout.commit]).check(cancel)?;
+    checkout.give_index(slot, &tree)?;
+    Ok(tree)
 }
 
 /// The processes of this job, which a cancellation kills even while the log takes no more.
@@ -147,7 +177,7 @@ fn group(context: &CallContext) -> Result<Arc<Group>, BuildError> {
 }
 
 fn there(tree: &Path, paths: &[String]) -> Vec<String> {
-    paths.iter().filter(|path| tree.join(path).is_dir()).cloned().collect()
+    paths.iter().filter(|path| is_directory_below(tree, path)).cloned().collect()
 }
 
 /// A request need not come from a plan of ours.

@@ -16,6 +16,7 @@ use std::time::SystemTime;
 
 use crate::BuildError;
 use crate::locks::Lock;
+use crate::place::{no_link, only_directory, only_file};
 
 /// Most slots that are kept; then those go that were not used for the longest time.
 const MAX_SLOTS: usize = 64;
@@ -32,14 +33,19 @@ impl Slot {
     /// The kept slot of this key; `None` when another job uses it now.
     pub(crate) fn kept(cache_dir: &Path, key: &str) -> Result<Option<Self>, BuildError> {
         let work = cache_dir.join("work");
+        no_link(&work)?;
         let Some(lock) = Lock::try_take(&work.join(format!("{key}.lock")))? else { return Ok(None) };
         lock.touch();
         let root = work.join(key);
-        if !root.is_dir() {
+        if !only_directory(&root)? {
             evict(&work, MAX_SLOTS);
             fs::create_dir_all(&root).map_err(BuildError::io("cannot make", &root))?;
         }
-        Ok(Some(Self { root, lock: Some(lock) }))
+        let slot = Self { root, lock: Some(lock) };
+        // The steps of earlier builds could write here.
+        only_file(&slot.index())?;
+        only_directory(&slot.modules())?;
+        Ok(Some(slot))
     }
 
     /// A slot that ends with the job.

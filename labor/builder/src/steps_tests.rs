@@ -51,8 +51,8 @@ impl Job {
     fn run(&self, commands: &[&str], heard: &mut Heard) -> Ran {
         let commands: Vec<String> = commands.iter().map(|c| (*c).to_owned()).collect();
         let env = [("PATH".to_owned(), std::env::var_os("PATH").unwrap())].into_iter().collect();
-        let steps =
-            Steps { commands: &commands, directory: self.dir.path(), env: &env, timeout: self.timeout };
+        let place = Place::open(self.dir.path()).unwrap();
+        let steps = Steps { commands: &commands, place: &place, env: &env, timeout: self.timeout };
         let group = Arc::new(Group::start(self.mark.clone()).unwrap());
         run(&steps, &group, &Cancel::of(&self.call.context).unwrap(), heard).unwrap()
     }
@@ -186,4 +186,48 @@ fn a_step_that_kills_its_own_group_fails_alone() {
 fn steps_read_nothing_from_the_labors_input() {
     let (ran, log) = Job::new().heard(&["cat; echo end"]);
     assert_eq!((ran.outcome, log.as_str()), (RunOutcome::Passed, "end\n"));
+}
+
+#[test]
+fn a_step_that_leaves_its_group_is_ended_by_the_timeout() {
+    let mut job = Job::new();
+    job.timeout = Duration::from_millis(300);
+    let begun = Instant::now();
+    let (ran, log) = job.heard(&["echo up; exec setsid sleep 8885"]);
+    assert_eq!(reason(&ran), (Some(0), FailureReason::Timeout { after_ms: 300 }));
+    assert_eq!((log.as_str(), ran.steps[0].exit), ("up\n", None));
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    assert_eq!(job.left(), 0);
+}
+
+#[test]
+fn a_step_that_leaves_its_group_and_floods_is_ended_by_a_cancellation() {
+    let job = Job::new();
+    let cancelling = job.call.clone();
+    let on_output: Option<Box<dyn FnMut()>> = Some(Box::new(move || cancelling.cancel()));
+    let mut heard = Heard { on_output, ..Heard::default() };
+    let ran = job.run(&["exec setsid yes"], &mut heard);
+    assert_eq!(ran.outcome, RunOutcome::Cancelled);
+    assert_eq!(job.left(), 0);
+}
+
+#[test]
+fn a_timeout_shorter_than_the_start_of_a_step_is_one() {
+    let mut job = Job::new();
+    job.timeout = Duration::from_nanos(1);
+    let (ran, _) = job.heard(&["true"]);
+    assert_eq!(reason(&ran), (Some(0), FailureReason::Timeout { after_ms: 0 }));
+    job.timeout = Duration::from_millis(1);
+    let (ran, _) = job.heard(&["sleep 0.01", "true"]);
+    assert_eq!(reason(&ran), (Some(0), FailureReason::Timeout { after_ms: 1 }));
+}
+
+#[test]
+fn a_step_without_its_directory_fails_the_job() {
+    let job = Job::new();
+    let (ran, log) = job.heard(&["rm -rf \"$PWD\"; echo done", "echo never"]);
+    let (step, FailureReason::Artifacts { message }) = reason(&ran) else { panic!("{ran:?}") };
+    assert!(step == Some(1) && message.contains("the checkout is gone"), "{message}");
+    assert_eq!((log.as_str(), ran.steps.len()), ("done\n", 2));
+    std::fs::create_dir(job.dir.path()).unwrap();
 }

@@ -15,7 +15,7 @@ use crate::git::Git;
 use crate::repository::path_of;
 use crate::slot::remove_all;
 
-/// Makes `to` what lies in `from`, but for the cached directories, which stay, and `.git`.
+/// Makes the directory `to` what lies in `from`, but for the cached directories, which stay, and `.git`.
 /// Says what could not be taken.
 pub(crate) fn copy(
     from: &Path,
@@ -27,7 +27,6 @@ pub(crate) fn copy(
     let mut files = BTreeSet::new();
     list(from, Path::new(""), cancel, &mut files, &mut warnings)?;
     files.retain(|file| !cache.iter().any(|path| file.starts_with(path)));
-    fs::create_dir_all(to).map_err(BuildError::io("cannot make", to))?;
     clear(to, &files, cache)?;
     for file in &files {
         cancel.check()?;

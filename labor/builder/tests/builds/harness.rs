@@ -181,6 +181,15 @@ pub(crate) fn paths(report: &JobReport) -> Vec<&str> {
     report.artifacts.iter().map(|a| a.path.as_str()).collect()
 }
 
+/// Why a job failed that no step failed.
+#[track_caller]
+pub(crate) fn why(report: &JobReport) -> String {
+    match &report.outcome {
+        RunOutcome::Failed(Failure { reason: FailureReason::Artifacts { message }, .. }) => message.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[track_caller]
 pub(crate) fn passed(report: &JobReport) {
     assert_eq!(report.outcome, RunOutcome::Passed, "{report:?}");

@@ -4,6 +4,7 @@
 mod caches;
 mod checkouts;
 mod harness;
+mod places;
 mod plans;
 mod runs;
 mod urls;

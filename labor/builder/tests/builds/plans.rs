@@ -124,7 +124,36 @@ fn a_mistake_in_the_build_file_is_answered_with_its_place() {
     fs::remove_file(repo.root.join(".overseer.toml")).unwrap();
     std::os::unix::fs::symlink("x", repo.root.join(".overseer.toml")).unwrap();
     repo.commit("link");
-    assert!(labor.plan_error(repo.source(), None).contains("regular file"));
+    assert!(labor.plan_error(repo.source(), None).contains("is a link; make it a regular file"));
+    fs::remove_file(repo.root.join(".overseer.toml")).unwrap();
+    repo.write(".overseer.toml/x", "");
+    repo.commit("directory");
+    assert!(labor.plan_error(repo.source(), None).contains("is a directory; make it a regular file"));
+}
+
+#[test]
+fn a_build_file_of_a_work_tree_that_is_no_file_is_named() {
+    let repo = Repo::with(ONE_JOB, &[("Makefile", "")]);
+    let labor = Labor::new();
+    let path = repo.root.join(".overseer.toml");
+    let refused = |kind: &str| {
+        let cache_dir = Some(labor.cache());
+        let request = PlanRequest { source: repo.source(), rev: None, worktree: true, cache_dir };
+        let error = overseer_builder::plan(&request, &labor.call().context).unwrap_err();
+        assert!(!error.is_fault(), "{error}");
+        let error = error.to_string();
+        let wanted = format!("{} is {kind}; make it a regular file", path.display());
+        assert_eq!(error, wanted);
+    };
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("nowhere", &path).unwrap();
+    refused("a link");
+    fs::remove_file(&path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    refused("a named pipe");
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    refused("a directory");
 }
 
 #[test]

@@ -146,31 +146,3 @@ fn a_cancelled_job_is_reported_as_such() {
     let cancelled = overseer_builder::run(&request, &call.context);
     assert!(matches!(cancelled, Err(BuildError::Cancelled)), "{cancelled:?}");
 }
-
-#[test]
-fn the_plugins_methods_speak_json() {
-    use overseer_plugin::{ErrorKind, Plugin};
-    let repo = Repo::with("[jobs.a]\nsteps = [\"echo hi\"]\n", &[]);
-    let labor = Labor::new();
-    let builder = overseer_builder::Builder::start(&labor.recorder.start_context()).unwrap();
-    let call = |method: &str, payload: serde_json::Value| {
-        let result = builder.call(&labor.call().context, method, payload.to_string().as_bytes());
-        result.map(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).unwrap())
-    };
-    let source = serde_json::json!({ "path": repo.root });
-    let plan = call("plan", serde_json::json!({ "source": source, "cache_dir": labor.cache() })).unwrap();
-    let plan = &plan["planned"];
-    let request = serde_json::json!({
-        "source": source,
-        "commit": plan["commit"],
-        "job": plan["plan"]["jobs"][0],
-        "cache_dir": labor.cache(),
-    });
-    let report = call("run", request).unwrap();
-    assert_eq!(report["outcome"]["outcome"], "passed", "{report}");
-    let kind = |result: Result<serde_json::Value, overseer_plugin::PluginError>| result.unwrap_err().kind;
-    assert_eq!(kind(call("plan", serde_json::json!({ "source": { "path": "x" } }))), ErrorKind::BadPayload);
-    assert_eq!(kind(call("plan", serde_json::json!({}))), ErrorKind::BadPayload);
-    assert_eq!(kind(call("plan", serde_json::json!({ "source": { "path": "/" } }))), ErrorKind::Failed);
-    assert_eq!(kind(call("destroy", serde_json::json!({}))), ErrorKind::NoMethod);
-}

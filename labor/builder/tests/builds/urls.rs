@@ -82,6 +82,10 @@ fn a_commit_is_run_on_a_labor_that_did_not_plan_it() {
 fn urls_that_lead_nowhere_say_so_without_their_password() {
     let labor = Labor::new();
     let url = |text: &str| Source::Url(text.to_owned());
+    let is_fault = |text: &str| labor.try_plan(url(text), None).unwrap_err().is_fault();
+    assert!(is_fault("http://127.0.0.1:1/x.git"), "nobody answers");
+    assert!(is_fault("git://127.0.0.1:1/x.git"), "nobody answers");
+    assert!(!is_fault("file:///no/such/place"), "there is no such repository");
     let error = labor.plan_error(url("http://ada:geheim@127.0.0.1:1/x.git"), None);
     assert!(error.contains("http://127.0.0.1:1/x.git cannot be fetched"), "{error}");
     assert!(!error.contains("geheim"), "{error}");
