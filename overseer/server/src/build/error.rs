@@ -32,6 +32,10 @@ pub(super) fn no_plan(error: &CallError) -> Failure {
                 None => failure,
             }
         }
+        // What the labor cannot do: no git, no network, no room.
+        CallError::Answered { code: CallErrorCode::NoMethod, message, .. } => {
+            Failure::fault("build.plan", message.clone())
+        }
         error => Failure::fault(error.code(), format!("the build could not be planned: {error}")),
     }
 }

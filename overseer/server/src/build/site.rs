@@ -14,40 +14,6 @@ const STOP: Duration = Duration::from_secs(2);
 /// How long all of it may take to stop.
 const STOP_ALL: Duration = Duration::from_secs(10);
 
-/// Variables of the user that tools need to find their stores and the network. The agents hand
-/// on only the commonest by themselves, and the builder gives these to the steps.
-const HANDED_ON: [&str; 29] = [
-    "ALL_PROXY",
-    "CARGO_HOME",
-    "CURL_CA_BUNDLE",
-    "GIT_SSH",
-    "GIT_SSH_COMMAND",
-    "GIT_SSL_CAINFO",
-    "GOMODCACHE",
-    "GOPATH",
-    "GOPROXY",
-    "HTTPS_PROXY",
-    "HTTP_PROXY",
-    "LC_ALL",
-    "LOGNAME",
-    "MIX_HOME",
-    "NIX_SSL_CERT_FILE",
-    "NODE_EXTRA_CA_CERTS",
-    "NO_PROXY",
-    "NPM_CONFIG_REGISTRY",
-    "PIP_CERT",
-    "PIP_INDEX_URL",
-    "REQUESTS_CA_BUNDLE",
-    "RUSTUP_HOME",
-    "SSH_AUTH_SOCK",
-    "SSL_CERT_DIR",
-    "SSL_CERT_FILE",
-    "all_proxy",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-];
-
 /// An Overseer and its fleet of builders.
 pub(super) struct Site {
     pub(super) plane: ControlPlane,
@@ -82,7 +48,7 @@ impl Site {
             .deadlines(Deadlines { stop: STOP, ..Deadlines::default() })
             .trust(release.key)
             .release(release.release);
-        for name in HANDED_ON {
+        for name in overseer_builder::INHERITED {
             if let Ok(value) = std::env::var(name) {
                 builder = builder.environment(name, value);
             }
