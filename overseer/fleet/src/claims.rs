@@ -204,7 +204,7 @@ fn encode(kept: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(kept).unwrap_or_default()
 }
 
-fn millis(at: SystemTime) -> u64 {
+pub(crate) fn millis(at: SystemTime) -> u64 {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -33,16 +33,7 @@ impl<E: Into<BoxError>> From<E> for MainError {
 /// What the standard library prints when `main` returns an error.
 impl fmt::Debug for MainError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = self.0.to_string();
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            let more = error.to_string();
-            if !text.contains(&more) {
-                text = format!("{text}: {more}");
-            }
-            source = error.source();
-        }
-        f.write_str(&text)
+        f.write_str(&crate::error_text(&*self.0))
     }
 }
 

@@ -9,9 +9,9 @@ use overseer_adapter::{Adapter, AdapterError, Ended, NodeKey, Request};
 use overseer_protocol::{BootPhase, Bootstrap, Cause, Claim, Endpoint, LaborState, OnLeaseLost, Resources};
 
 use super::actor::FleetMessage;
-use super::record_writer::{RecordWriter, millis};
+use super::record_writer::RecordWriter;
 use super::shared::FleetShared;
-use crate::claims::{Claims, NewClaim};
+use crate::claims::{Claims, NewClaim, millis};
 use crate::control_plane::ControlPlane;
 use crate::core::{Event, Life};
 use crate::labor::LaborShared;

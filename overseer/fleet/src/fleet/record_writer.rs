@@ -7,7 +7,7 @@ use overseer_protocol::{Cause, LaborId, LaborState};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::claims::Claims;
+use crate::claims::{Claims, millis};
 use crate::core::Life;
 use crate::records::LaborRecord;
 use crate::store::{MAX_OPERATIONS, Store, StoreError, Transaction};
@@ -147,11 +147,6 @@ impl RecordWriter {
             }
         }
     }
-}
-
-/// Milliseconds since the epoch.
-pub(super) fn millis(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 #[cfg(test)]

@@ -94,13 +94,15 @@ struct Attachment {
 impl Attachment {
     async fn run(mut self, first: Vec<Report>, mut reports: Streaming<ToOverseer>) {
         let mut valid_until = self.session.valid_until.subscribe();
+        let left = |until: SystemTime| until.duration_since(SystemTime::now()).unwrap_or_default();
+        let expiry = tokio::time::sleep(left(*valid_until.borrow_and_update()));
+        tokio::pin!(expiry);
         let mut taken = self.take_all(first);
         let (cause, status) = loop {
             if let Err(status) = taken {
                 tracing::warn!(labor = %self.session.life.labor, %status, "a session is ended");
                 break (Cause::ConnectionLost, Some(status));
             }
-            let valid = valid_until.borrow_and_update().duration_since(SystemTime::now());
             tokio::select! {
                 message = reports.message() => match message {
                     Ok(Some(message)) => taken = self.take_all(message.reports),
@@ -110,11 +112,14 @@ impl Attachment {
                         break (Cause::ConnectionLost, None);
                     }
                 },
-                () = tokio::time::sleep(valid.unwrap_or_default()) => {
+                () = &mut expiry => {
                     break (Cause::ConnectionLost, Some(Status::unauthenticated("the client certificate has run out")));
                 }
                 // The sender lives in the session.
-                Ok(()) = valid_until.changed() => {}
+                Ok(()) = valid_until.changed() => {
+                    let until = *valid_until.borrow_and_update();
+                    expiry.as_mut().reset(Instant::now() + left(until));
+                }
                 () = self.session.lanes.gone() => break (Cause::ConnectionLost, None),
             }
         };

@@ -23,6 +23,7 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use crate::authority::{Authority, ServerIdentity};
 use crate::control_plane::{ControlPlane, ControlPlaneError};
+use crate::error_text;
 
 /// A client has this long for its TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -129,7 +130,7 @@ fn router(
         // `Join` comes without a certificate; every other service asks for one by itself.
         .client_auth_optional(true)
         .timeout(HANDSHAKE);
-    let mut server = Server::builder().tls_config(tls).map_err(|e| ControlPlaneError::Tls(describe(&e)))?;
+    let mut server = Server::builder().tls_config(tls).map_err(|e| ControlPlaneError::Tls(error_text(&e)))?;
     server = server
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -141,15 +142,4 @@ fn router(
         .add_service(PairingServer::new(gateway.clone()).max_decoding_message_size(MAX_JOIN))
         .add_service(SessionServer::new(gateway.clone()).max_decoding_message_size(MAX_MESSAGE))
         .add_service(BulkServer::new(gateway).max_decoding_message_size(MAX_MESSAGE)))
-}
-
-/// An error with its sources, for tonic's own say nothing.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
