@@ -2,9 +2,11 @@
 //! a floor of the same run or a recorded peer, with the library's default settings.
 //!
 //! `-- --json` prints the rows as JSON, `-- WORD` only measures the groups whose name has the
-//! word in it: `start`, `calls`, `telemetry`, `loss`, `shipping`, `stop`, `memory`.
+//! word in it: `start`, `calls`, `telemetry`, `loss`, `shipping`, `stop`, `build`,
+//! `memory`.
 
 mod bench;
+mod build;
 mod calls;
 mod floor;
 mod loss;
@@ -58,7 +60,7 @@ fn main() -> Result<(), overseer::MainError> {
     })
 }
 
-const GROUPS: [&str; 7] = ["start", "calls", "telemetry", "loss", "shipping", "stop", "memory"];
+const GROUPS: [&str; 8] = ["start", "calls", "telemetry", "loss", "shipping", "stop", "build", "memory"];
 
 async fn measure(group: &str, bench: &Bench) -> Result<Vec<Row>, BoxError> {
     match group {
@@ -68,6 +70,7 @@ async fn measure(group: &str, bench: &Bench) -> Result<Vec<Row>, BoxError> {
         "loss" => on_the_heap(loss::rows(bench)).await,
         "shipping" => on_the_heap(shipping::rows(bench)).await,
         "stop" => on_the_heap(stop::rows(bench)).await,
+        "build" => build::rows(bench),
         _ => memory::rows(),
     }
 }
