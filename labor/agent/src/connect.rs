@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use overseer_protocol::Endpoint;
+use overseer_protocol::{Endpoint, error_text};
 use tonic::transport::{self, Certificate, Channel, ClientTlsConfig};
 
 /// The name in the certificate of every Overseer, wherever it listens.
@@ -92,7 +92,7 @@ pub(crate) async fn connect(
         .initial_stream_window_size(purpose.window())
         .initial_connection_window_size(purpose.window())
         .buffer_size(16usize);
-    let ready = bare.tls_config(tls).map_err(|e| ConnectError::Credentials(chain(&e)))?;
+    let ready = bare.tls_config(tls).map_err(|e| ConnectError::Credentials(error_text(&e)))?;
     let dialling = async {
         match endpoint {
             Endpoint::Tcp(_) => ready.connect().await,
@@ -105,25 +105,11 @@ pub(crate) async fn connect(
     let unreachable = |reason| ConnectError::Unreachable { endpoint: name.clone(), reason };
     match tokio::time::timeout(CONNECT_TIMEOUT, dialling).await {
         Ok(Ok(channel)) => Ok(channel),
-        Ok(Err(error)) => Err(unreachable(chain(&error))),
+        Ok(Err(error)) => Err(unreachable(error_text(&error))),
         Err(_) => Err(unreachable(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))),
     }
 }
 
 async fn unix(path: PathBuf) -> io::Result<TokioIo<tokio::net::UnixStream>> {
     tokio::net::UnixStream::connect(path).await.map(TokioIo::new)
-}
-
-/// An error with all its sources: tonic's own text is only "transport error".
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let more = inner.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = inner.source();
-    }
-    text
 }

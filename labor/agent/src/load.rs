@@ -50,7 +50,7 @@ impl LoadError {
 
 impl From<UnpackError> for LoadError {
     fn from(error: UnpackError) -> Self {
-        Self::Unpack { code: error.code(), reason: crate::connect::chain(&error) }
+        Self::Unpack { code: error.code(), reason: overseer_protocol::error_text(&error) }
     }
 }
 

@@ -33,7 +33,7 @@ impl<E: Into<BoxError>> From<E> for MainError {
 /// What the standard library prints when `main` returns an error.
 impl fmt::Debug for MainError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&crate::error_text(&*self.0))
+        f.write_str(&overseer_protocol::error_text(&*self.0))
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use console::Style;
 use miette::NamedSource;
 use object::{Object, ObjectSymbol};
+use overseer_protocol::error_text;
 use overseer_release::{
     InspectError, InspectedContent, Inspection, KeyError, ManifestError, Mode, PackError, Package,
     PackageError, Packed, PublicKey, Refused, ReleaseBuilder, SigningKey, Trust,
@@ -285,23 +286,9 @@ fn trusted(text: &str) -> Result<PublicKey, Failure> {
     })
 }
 
-/// An error with what is behind it.
-fn message(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
 /// What the user can put right, or a fault of the machinery.
 fn failure(code: &'static str, fault: bool, error: &dyn std::error::Error) -> Failure {
-    if fault { Failure::fault(code, message(error)) } else { Failure::input(code, message(error)) }
+    if fault { Failure::fault(code, error_text(error)) } else { Failure::input(code, error_text(error)) }
 }
 
 /// A path that is wrong is the user's; a disk that fails is not.

@@ -23,7 +23,7 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use crate::authority::{Authority, ServerIdentity};
 use crate::control_plane::{ControlPlane, ControlPlaneError};
-use crate::error_text;
+use overseer_protocol::error_text;
 
 /// A client has this long for its TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);

@@ -9,6 +9,7 @@ use overseer_builder::plan::Job;
 use super::artifacts::OutDirectory;
 use super::event::{JobFailure, JobResult, Outcome};
 use super::follow::{LogFollower, Rest};
+use super::summary::duration;
 
 /// What is left to do when a job has answered.
 pub(super) struct Settle {
@@ -82,7 +83,7 @@ fn describe(job: &Job, failure: Failure) -> JobFailure {
         FailureReason::Exit { code } => format!("exited with code {code}"),
         FailureReason::Signal { signal } => format!("was ended by signal {signal}"),
         FailureReason::Timeout { after_ms } => {
-            format!("still ran when the job's timeout of {} s was over", after_ms / 1000)
+            format!("still ran when the job's timeout of {} was over", duration(*after_ms))
         }
         FailureReason::Artifacts { message } => {
             return JobFailure { tail: failure.tail, ..plain(message.clone()) };

@@ -1,6 +1,6 @@
 /// An error with what is behind it, as one line: many, tonic's among them, say nothing by
 /// themselves.
-pub(crate) fn error_text(error: &(dyn std::error::Error + 'static)) -> String {
+pub fn error_text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
