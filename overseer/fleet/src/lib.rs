@@ -44,6 +44,7 @@ pub mod records;
 pub mod release;
 mod session;
 pub mod store;
+pub mod tasks;
 pub mod telemetry;
 
 mod init;

@@ -4,12 +4,14 @@
 mod fleet;
 mod labor;
 mod restart;
+mod tasks;
 
 #[cfg(test)]
 mod properties;
 
 pub use fleet::{AtCapacity, FleetCore};
 pub use restart::{Backoff, Escalation, Restart};
+pub use tasks::{TaskCore, TaskCount, TaskEffect, TaskEvent};
 
 use std::time::Duration;
 

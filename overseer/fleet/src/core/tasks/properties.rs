@@ -1,0 +1,454 @@
+//! A small world around the core: agents that run attempts and may die, a network that loses what
+//! is on its way when a session ends, a store, and a server that may be killed after any effect.
+//! What must hold is checked after every step; a failure prints its seed.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use overseer_protocol::{Attempt, CallErrorCode, Cause, Generation, LaborId, SessionId, TaskId};
+
+use super::*;
+use crate::tasks::Retry;
+
+const PLACES: usize = 2;
+const LABORS: u128 = 3;
+
+/// What an agent has.
+#[derive(Debug, Clone, PartialEq)]
+enum Had {
+    Running,
+    Done(Result<Content, AttemptEnd>),
+}
+
+#[derive(Debug)]
+struct Node {
+    life: Life,
+    session: Option<SessionId>,
+    has: BTreeMap<(TaskId, Attempt), Had>,
+    /// To the agent, in order; lost with the session.
+    orders: VecDeque<Order>,
+    /// From the agent, in order; lost with the session.
+    reports: VecDeque<TaskEvent>,
+}
+
+#[derive(Debug)]
+enum Order {
+    Run(TaskId, Attempt),
+    Cancel(TaskId, Attempt),
+    Forget(TaskId, Attempt),
+}
+
+struct World {
+    random: u64,
+    now: Millis,
+    core: TaskCore,
+    /// What survives the server.
+    store: BTreeMap<TaskId, (TaskRecord, Revision)>,
+    revision: u64,
+    /// Writes on their way.
+    writes: VecDeque<(Box<TaskRecord>, Revision)>,
+    nodes: BTreeMap<LaborId, Node>,
+    sessions: u64,
+    submitted: u128,
+    /// Every attempt that an agent has begun.
+    begun: BTreeMap<TaskId, BTreeSet<Attempt>>,
+    told: BTreeSet<TaskId>,
+    poison: BTreeSet<TaskId>,
+    seen: BTreeMap<&'static str, usize>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut world = Self {
+            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            now: 1_000,
+            core: TaskCore::new(Backoff::default(), seed),
+            store: BTreeMap::new(),
+            revision: 0,
+            writes: VecDeque::new(),
+            nodes: BTreeMap::new(),
+            sessions: 0,
+            submitted: 0,
+            begun: BTreeMap::new(),
+            told: BTreeSet::new(),
+            poison: BTreeSet::new(),
+            seen: BTreeMap::new(),
+        };
+        for n in 0..LABORS {
+            let life = Life { labor: LaborId::new(1, n), generation: Generation::FIRST };
+            world.nodes.insert(life.labor, Node::new(life));
+        }
+        world
+    }
+
+    fn roll(&mut self, below: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % below
+    }
+
+    fn count(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
+    }
+
+    fn event(&mut self, event: TaskEvent) {
+        let effects = self.core.on_event(self.now, event);
+        for effect in effects {
+            self.effect(effect);
+        }
+    }
+
+    fn effect(&mut self, effect: TaskEffect) {
+        match effect {
+            TaskEffect::Store(record, follows) => {
+                assert!(
+                    !self.writes.iter().any(|(r, _)| r.task == record.task),
+                    "two writes of one task at once"
+                );
+                if let TaskState::Running { labor, .. } = &record.state
+                    && record.attempts > self.store[&record.task].0.attempts
+                {
+                    let places = self.core.places();
+                    let (_, has, most) = places.iter().find(|(of, ..)| of == labor).unwrap();
+                    assert!(has <= most, "{labor} has {has} of {most}");
+                }
+                self.writes.push_back((record, follows));
+            }
+            TaskEffect::Send { task, attempt, life, session } => {
+                let stored = &self.store[&task].0;
+                assert!(
+                    matches!(stored.state, TaskState::Running { attempt: a, labor, .. } if a == attempt && labor == life.labor),
+                    "sent before it was stored"
+                );
+                let node = self.nodes.get_mut(&life.labor).filter(|n| n.life == life);
+                match node.filter(|n| n.session == Some(session)) {
+                    Some(node) => node.orders.push_back(Order::Run(task, attempt)),
+                    None => self.event(TaskEvent::NotSent(task, attempt)),
+                }
+            }
+            TaskEffect::Cancel { task, attempt, life } => self.order(life, Order::Cancel(task, attempt)),
+            TaskEffect::Forget { task, attempt, life } => self.order(life, Order::Forget(task, attempt)),
+            TaskEffect::Over(record) => {
+                assert_eq!(self.store[&record.task].0, *record, "told before it was stored");
+                assert!(record.is_over());
+                self.told.insert(record.task);
+            }
+        }
+    }
+
+    fn order(&mut self, life: Life, order: Order) {
+        if let Some(node) = self.nodes.get_mut(&life.labor).filter(|n| n.life == life && n.session.is_some())
+        {
+            node.orders.push_back(order);
+        }
+    }
+
+    /// One write reaches the disk. The server may die before it hears of it.
+    fn write(&mut self) {
+        let Some((record, follows)) = self.writes.pop_front() else { return };
+        let id = record.task;
+        let (old, revision) = &self.store[&id];
+        assert_eq!(*revision, follows, "a write that follows nothing");
+        assert!(!old.is_over(), "a task that was over is changed");
+        assert!(record.attempts >= old.attempts);
+        self.revision += 1;
+        let revision = Revision(self.revision);
+        self.store.insert(id, (*record, revision));
+        if self.roll(40) == 0 {
+            self.kill_server("killed after a write");
+        } else {
+            self.event(TaskEvent::Stored(id, revision));
+        }
+    }
+
+    fn submit(&mut self) {
+        self.submitted += 1;
+        let task = TaskId(self.submitted);
+        let retry = match self.roll(3) {
+            0 => Retry::never(),
+            1 => Retry::default(),
+            _ => Retry::times(2),
+        };
+        if self.roll(8) == 0 {
+            self.poison.insert(task);
+        }
+        let queue_until_ms = (self.roll(4) == 0).then_some(self.now + 20_000);
+        let record = TaskRecord {
+            fleet: "farm".parse().unwrap(),
+            task,
+            method: "m".into(),
+            payload: Content::Store { bytes: 0 },
+            key: None,
+            retry,
+            queue_until_ms,
+            run_ms: (self.roll(2) == 0).then_some(60_000),
+            submitted_ms: self.now,
+            attempts: 0,
+            charged: 0,
+            suspicion: Default::default(),
+            cancelled: false,
+            history: vec![],
+            state: TaskState::Queued { not_before_ms: self.now },
+        };
+        self.revision += 1;
+        self.store.insert(task, (record.clone(), Revision(self.revision)));
+        match self.roll(20) {
+            // The client has its answer, the server did not get further.
+            0 => self.kill_server("killed after a submit"),
+            _ => self.event(TaskEvent::Known(Box::new(record), Revision(self.revision))),
+        }
+    }
+
+    fn kill_server(&mut self, how: &'static str) {
+        self.count(how);
+        self.writes.clear();
+        for node in self.nodes.values_mut() {
+            node.cut();
+        }
+        self.core = TaskCore::new(Backoff::default(), self.random);
+        self.told.clear();
+        for (record, revision) in self.store.clone().into_values() {
+            self.event(TaskEvent::Known(Box::new(record), revision));
+        }
+        let lives = self.nodes.values().map(|n| n.life).collect();
+        self.event(TaskEvent::Survivors(lives));
+    }
+
+    fn attach(&mut self, labor: LaborId) {
+        self.sessions += 1;
+        let session = SessionId(self.sessions);
+        let Some(node) = self.nodes.get_mut(&labor) else { return };
+        let life = node.life;
+        node.cut();
+        node.session = Some(session);
+        let attempts = node.has.keys().copied().collect();
+        node.reports.push_back(TaskEvent::Held { life, session, attempts });
+        let again: Vec<TaskEvent> = node.has.iter().filter_map(|(k, had)| answer(life, *k, had)).collect();
+        node.reports.extend(again);
+        self.event(TaskEvent::Opened { life, session, places: PLACES });
+    }
+
+    fn lose_session(&mut self, labor: LaborId) {
+        let Some(node) = self.nodes.get_mut(&labor) else { return };
+        if node.session.is_some() {
+            node.cut();
+            let life = node.life;
+            self.event(TaskEvent::Closed(life));
+        }
+    }
+
+    fn kill_node(&mut self, labor: LaborId, cause: Cause) {
+        let Some(node) = self.nodes.get_mut(&labor) else { return };
+        let old = node.life;
+        *node = Node::new(Life { labor, generation: old.generation.next() });
+        self.event(TaskEvent::Closed(old));
+        self.event(TaskEvent::Gone(old, cause));
+    }
+
+    /// The agent takes an order.
+    fn take_order(&mut self, labor: LaborId) {
+        let refuses = self.roll(12) == 0;
+        let Some(node) = self.nodes.get_mut(&labor) else { return };
+        match node.orders.pop_front() {
+            Some(Order::Run(task, attempt)) if refuses => {
+                self.count("refused");
+                self.finish(labor, task, attempt, Err(error(CallErrorCode::Overloaded, None)));
+            }
+            Some(Order::Run(task, attempt)) => {
+                node.has.insert((task, attempt), Had::Running);
+                let running = node.has.values().filter(|h| **h == Had::Running).count();
+                assert!(running <= PLACES * 2, "more than a labor takes");
+                assert!(self.begun.entry(task).or_default().insert(attempt), "an attempt runs twice");
+                let attempts = self.begun[&task].len();
+                let record = &self.store[&task].0;
+                assert!(
+                    record.retry.on_loss || record.charged > 0 || attempts == 1,
+                    "at most once ran twice"
+                );
+            }
+            Some(Order::Cancel(task, attempt)) => {
+                if node.has.get(&(task, attempt)) == Some(&Had::Running) {
+                    self.finish(labor, task, attempt, Err(error(CallErrorCode::Cancelled, None)));
+                }
+            }
+            Some(Order::Forget(task, attempt)) => {
+                if let Some(Had::Done(Ok(_))) = node.has.remove(&(task, attempt)) {
+                    let present = &self.store[&task].0;
+                    let fenced =
+                        present.attempts > attempt.0 || matches!(present.state, TaskState::Queued { .. });
+                    assert!(present.is_over() || fenced, "a result is forgotten before it was stored");
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn finish(&mut self, labor: LaborId, task: TaskId, attempt: Attempt, end: Result<Content, AttemptEnd>) {
+        let Some(node) = self.nodes.get_mut(&labor) else { return };
+        node.has.insert((task, attempt), Had::Done(end.clone()));
+        if node.session.is_some() {
+            node.reports.push_back(TaskEvent::Answered { life: node.life, task, attempt, end });
+        }
+    }
+
+    /// Some attempt on a node comes to its end.
+    fn progress(&mut self, labor: LaborId) {
+        let running: Vec<(TaskId, Attempt)> = {
+            let Some(node) = self.nodes.get(&labor) else { return };
+            node.has.iter().filter(|(_, had)| **had == Had::Running).map(|(k, _)| *k).collect()
+        };
+        if running.is_empty() {
+            return;
+        }
+        let (task, attempt) = running[self.roll(running.len() as u64) as usize];
+        if self.poison.contains(&task) {
+            // It takes its plugin host with it, and all that runs there.
+            self.count("a host is lost");
+            let cause = Cause::Signal { signal: 11 };
+            for (task, attempt) in running {
+                let end = error(CallErrorCode::HostEnded, Some(cause.clone()));
+                self.finish(labor, task, attempt, Err(end));
+            }
+            return;
+        }
+        let end = match self.roll(5) {
+            0 => Err(error(CallErrorCode::Failed, None)),
+            _ => Ok(Content::Store { bytes: u64::from(attempt.0) }),
+        };
+        self.finish(labor, task, attempt, end);
+    }
+
+    fn report(&mut self, labor: LaborId) {
+        if let Some(event) = self.nodes.get_mut(&labor).and_then(|n| n.reports.pop_front()) {
+            self.event(event);
+        }
+    }
+
+    fn step(&mut self, faults: bool) {
+        let labor = LaborId::new(1, u128::from(self.roll(LABORS as u64)));
+        match self.roll(if faults { 100 } else { 80 }) {
+            0..20 => self.write(),
+            20..40 => self.report(labor),
+            40..55 => self.take_order(labor),
+            55..70 => self.progress(labor),
+            70..76 => {
+                self.now += self.roll(3_000);
+                self.event(TaskEvent::Tick);
+            }
+            76..80 => {
+                if self.nodes[&labor].session.is_none() {
+                    self.attach(labor);
+                }
+            }
+            80..90 => self.submit(),
+            90..92 => {
+                let task = TaskId(u128::from(self.roll(self.submitted as u64 + 1)));
+                self.count("cancelled");
+                self.event(TaskEvent::Cancel(task));
+            }
+            92..94 => {
+                self.count("session lost");
+                self.lose_session(labor);
+            }
+            94..96 => {
+                self.count("session replaced");
+                self.attach(labor);
+            }
+            96 => {
+                self.count("node killed");
+                self.kill_node(labor, Cause::Signal { signal: 9 });
+            }
+            97 => {
+                self.count("node reclaimed");
+                self.kill_node(labor, Cause::Reclaimed { notice: "spot".into() });
+            }
+            98 => self.kill_server("killed at any time"),
+            _ => {
+                self.now += 40_000;
+                self.count("time passes");
+                self.event(TaskEvent::Tick);
+            }
+        }
+        self.check();
+    }
+
+    fn check(&self) {
+        for id in &self.told {
+            assert!(self.core.get(*id).is_none(), "a task that is over is still at work");
+        }
+    }
+}
+
+impl Node {
+    fn new(life: Life) -> Self {
+        let (orders, reports) = (VecDeque::new(), VecDeque::new());
+        Self { life, session: None, has: BTreeMap::new(), orders, reports }
+    }
+
+    fn cut(&mut self) {
+        self.session = None;
+        self.orders.clear();
+        self.reports.clear();
+    }
+}
+
+fn error(code: CallErrorCode, cause: Option<Cause>) -> AttemptEnd {
+    AttemptEnd::Answered { code, message: "no".into(), cause }
+}
+
+fn answer(life: Life, (task, attempt): (TaskId, Attempt), had: &Had) -> Option<TaskEvent> {
+    match had {
+        Had::Running => None,
+        Had::Done(end) => Some(TaskEvent::Answered { life, task, attempt, end: end.clone() }),
+    }
+}
+
+/// One world, from its seed to its end: at the end of all faults every task is over.
+fn run(seed: u64) -> World {
+    let mut world = World::new(seed);
+    for _ in 0..600 {
+        world.step(true);
+    }
+    for _ in 0..40_000 {
+        if world.core.is_empty() && world.writes.is_empty() {
+            break;
+        }
+        world.step(false);
+    }
+    for (record, _) in world.store.values() {
+        assert!(record.is_over(), "never over: {record:?}");
+    }
+    world
+}
+
+#[test]
+fn no_fault_loses_a_task_doubles_its_result_or_forgets_one_too_early() {
+    let seeds: u64 = std::env::var("SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
+    let first: u64 = std::env::var("SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let mut seen: BTreeMap<&'static str, usize> = BTreeMap::new();
+    let (mut done, mut failed) = (0, BTreeMap::<&'static str, usize>::new());
+    for seed in first..first + seeds {
+        let world = std::panic::catch_unwind(|| run(seed));
+        let world = world.unwrap_or_else(|panic| {
+            eprintln!("failed with SEED={seed} SEEDS=1");
+            std::panic::resume_unwind(panic)
+        });
+        for (what, n) in world.seen {
+            *seen.entry(what).or_default() += n;
+        }
+        for (record, _) in world.store.values() {
+            match &record.state {
+                TaskState::Failed { failure, .. } => *failed.entry(failure.code()).or_default() += 1,
+                _ => done += 1,
+            }
+        }
+    }
+    println!("{seeds} seeds: {done} done, {failed:?}, {seen:?}");
+    if seeds >= 300 {
+        let codes =
+            ["task.answered", "task.lost", "task.queue_deadline", "task.cancelled", "task.quarantined"];
+        for code in codes {
+            assert!(failed.get(code).is_some_and(|n| *n >= 10), "{code} was hardly reached: {failed:?}");
+        }
+    }
+}
