@@ -1,7 +1,8 @@
 //! Admission and deadlines of calls at the agent. Pure: events in, effects out.
 //!
 //! Up to `concurrency` calls run in the plugin host, the others wait in order of arrival, within
-//! bounds. Every call that wants an answer gets exactly one, unless its session ends before.
+//! bounds. Every call that wants an answer gets exactly one, unless its session ends before; an
+//! attempt of a stored task goes on without one.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -28,6 +29,8 @@ pub(crate) struct NewCall<P> {
     pub(crate) run: Option<Duration>,
     /// No answer is wanted.
     pub(crate) cast: bool,
+    /// It goes on when its session is gone: an attempt of a stored task.
+    pub(crate) stored: bool,
     /// What it holds of memory while it waits.
     pub(crate) bytes: usize,
     pub(crate) payload: P,
@@ -54,7 +57,8 @@ pub(crate) enum Event<P, R> {
     },
     /// Take nothing new; what waits is refused.
     Draining,
-    /// The session that the calls came over is gone: the Overseer has failed them already.
+    /// The session that the calls came over is gone: the Overseer has failed them already, but for
+    /// those of stored tasks.
     SessionLost,
     /// A deadline may be due.
     Tick,
@@ -85,7 +89,7 @@ pub(crate) enum Outcome<R> {
 #[derive(Debug)]
 enum State<P> {
     Waiting(NewCall<P>),
-    Running { cast: bool, run: Option<Duration>, stopping: Option<(CallErrorCode, Instant)> },
+    Running { cast: bool, stored: bool, run: Option<Duration>, stopping: Option<(CallErrorCode, Instant)> },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -282,11 +286,11 @@ impl<P> Calls<P> {
     }
 
     fn session_lost<R>(&mut self, now: Instant, effects: &mut Vec<Effect<P, R>>) {
-        for id in self.ids(|c| matches!(c, State::Waiting(_))) {
+        for id in self.ids(|c| matches!(c, State::Waiting(call) if !call.stored)) {
             self.remove_waiting(id);
             effects.push(Effect::Over(id));
         }
-        for id in self.ids(|c| matches!(c, State::Running { .. })) {
+        for id in self.ids(|c| matches!(c, State::Running { stored: false, .. })) {
             // It keeps its slot until the plugin has let go of it, but nobody waits for it.
             if let Some(State::Running { cast, .. }) = self.calls.get_mut(&id) {
                 *cast = true;
@@ -335,7 +339,8 @@ impl<P> Calls<P> {
             let Some(call) = self.remove_waiting(id) else { continue };
             self.running += 1;
             self.set_deadline(id, call.run.map(|run| now + run));
-            self.calls.insert(id, State::Running { cast: call.cast, run: call.run, stopping: None });
+            let NewCall { cast, stored, run, .. } = call;
+            self.calls.insert(id, State::Running { cast, stored, run, stopping: None });
             effects.push(Effect::Run(id, call.payload));
         }
         // Cancelled calls leave their number behind; do not let them gather.

@@ -7,7 +7,7 @@ use super::*;
 type Said = Vec<Effect<(), u32>>;
 
 fn call(id: u64) -> NewCall<()> {
-    NewCall { id, queue: None, run: None, cast: false, bytes: 10, payload: () }
+    NewCall { id, queue: None, run: None, cast: false, stored: false, bytes: 10, payload: () }
 }
 
 fn ms(n: u64) -> Duration {
@@ -146,8 +146,9 @@ fn a_lost_session_stops_its_calls_and_answers_none() {
 
 fn events() -> impl Strategy<Value = Vec<(Event<(), u32>, u64)>> {
     let limit = || proptest::option::of((1u64..3000).prop_map(ms));
-    let arrived = (0u64..40, limit(), limit(), any::<bool>()).prop_map(|(id, queue, run, cast)| {
-        Event::Arrived(NewCall { id, queue, run, cast, bytes: 1000, payload: () })
+    let arrived = (0u64..40, limit(), limit(), 0u8..3).prop_map(|(id, queue, run, kind)| {
+        let (cast, stored) = (kind == 1, kind == 2);
+        Event::Arrived(NewCall { id, queue, run, cast, stored, bytes: 1000, payload: () })
     });
     let event = prop_oneof![
         8 => arrived,
@@ -158,6 +159,7 @@ fn events() -> impl Strategy<Value = Vec<(Event<(), u32>, u64)>> {
         1 => any::<bool>().prop_map(|restarts| Event::HostEnded { cause: Cause::OutOfMemory, restarts }),
         1 => Just(Event::HostStarting),
         4 => Just(Event::Tick),
+        1 => Just(Event::SessionLost),
     ];
     proptest::collection::vec((event, 0u64..1500), 1..200)
 }
@@ -168,6 +170,7 @@ proptest! {
         let mut world = World::up(3);
         // Whether an answer is wanted of each call that is open.
         let mut open: BTreeMap<u64, bool> = BTreeMap::new();
+        let mut stored: BTreeSet<u64> = BTreeSet::new();
         let mut answered: BTreeSet<u64> = BTreeSet::new();
         let mut hosts_runs: BTreeSet<u64> = BTreeSet::new();
         let end = [
@@ -180,6 +183,11 @@ proptest! {
                 Event::Arrived(call) if !open.contains_key(&call.id) => {
                     open.insert(call.id, !call.cast);
                     answered.remove(&call.id);
+                    stored.remove(&call.id);
+                    stored.extend(call.stored.then_some(call.id));
+                }
+                Event::SessionLost => {
+                    open.iter_mut().filter(|(id, _)| !stored.contains(id)).for_each(|(_, w)| *w = false);
                 }
                 Event::HostEnded { .. } => hosts_runs.clear(),
                 Event::Finished(id, _) => { hosts_runs.remove(id); }
@@ -193,6 +201,7 @@ proptest! {
                     }
                     Effect::Over(id) => {
                         let wanted = open.remove(&id);
+                        hosts_runs.remove(&id);
                         prop_assert!(wanted.is_some(), "over twice: {}", id);
                         prop_assert!(wanted == Some(false) || answered.contains(&id), "no answer: {}", id);
                     }
@@ -212,6 +221,16 @@ proptest! {
         prop_assert!(open.is_empty(), "never answered: {:?}", open);
         prop_assert!(world.calls.deadlines.is_empty() && world.calls.calls.is_empty());
     }
+}
+
+#[test]
+fn an_attempt_of_a_stored_task_goes_on_without_its_session() {
+    let mut world = World::up(1);
+    world.tell(Event::Arrived(NewCall { stored: true, ..call(1) }));
+    world.tell(Event::Arrived(NewCall { stored: true, ..call(2) }));
+    assert_eq!(world.tell(Event::SessionLost), []);
+    let effects = world.tell(Event::Finished(1, Ok(7)));
+    assert_eq!(effects, [Effect::Answer(1, Outcome::Done(7)), Effect::Over(1), Effect::Run(2, ())]);
 }
 
 #[test]

@@ -242,7 +242,7 @@ mod tests {
 
     fn result(id: u64, bytes: usize) -> proto::CallResult {
         let outcome = Some(proto::call_result::Outcome::Ok(vec![0; bytes].into()));
-        proto::CallResult { id, outcome }
+        proto::CallResult { id, outcome, ..Default::default() }
     }
 
     fn outbox() -> Outbox {

@@ -121,6 +121,12 @@ pub struct Attempt(pub u32);
 pub struct TaskId(pub u128);
 
 impl TaskId {
+    /// The id of a stored task, from milliseconds since the epoch and randomness; both are injected.
+    /// Sorts by time.
+    pub fn new(millis: u64, random: u128) -> Self {
+        Self(Ulid::from_parts(millis, random).into())
+    }
+
     /// The id of the plain call `call` of a session with that task prefix.
     pub fn of_call(prefix: u64, call: u64) -> Self {
         Self((u128::from(prefix) << 64) | u128::from(call))

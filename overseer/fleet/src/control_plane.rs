@@ -21,6 +21,7 @@ use crate::gateway::{self, Gateway};
 use crate::logs::Logs;
 use crate::payload::Payloads;
 use crate::store::{Store, StoreError};
+use crate::tasks::TaskStorage;
 
 /// How long the gateway's own certificate is good. It is made anew, with a new key, on every start
 /// of a control plane and not renewed while that runs: a process that serves for longer than a
@@ -235,6 +236,10 @@ impl ControlPlane {
                 tracing::debug!(%error, "the temporary directory is left for the next start to remove");
             }
         }
+    }
+
+    pub(crate) fn tasks(&self, fleet: &FleetName) -> TaskStorage {
+        TaskStorage::new(Arc::clone(&self.inner.store), Arc::clone(&self.inner.blobs), fleet.clone())
     }
 
     pub(crate) fn directory(&self) -> &Path {

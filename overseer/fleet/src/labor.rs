@@ -1,6 +1,6 @@
 //! One supervised labor: its handle, its state, its history.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -63,10 +63,14 @@ pub(crate) struct LaborShared {
     pub(crate) next_call: Arc<AtomicU64>,
     /// Lives whose node the adapter is being asked for, and whether their end has begun.
     pub(crate) asked_for: Mutex<BTreeMap<Generation, bool>>,
+    /// Stored tasks that it was given, the newest of them: it may write their logs.
+    assigned: Mutex<BTreeSet<TaskId>>,
     /// Open streams of log bytes from each life.
     pushing: watch::Sender<BTreeMap<Generation, usize>>,
 }
 
+/// Stored tasks of one labor that are remembered; others are looked up in the store.
+const ASSIGNED: usize = 4096;
 /// How long the last log bytes of a node that has ended may be on their way.
 const LAST_BYTES: Duration = Duration::from_secs(10);
 
@@ -82,8 +86,10 @@ impl LaborShared {
             telemetry: Mutex::new((Generation::FIRST, 0)),
             payloads,
             task_prefix,
-            next_call: Arc::default(),
+            // An agent may have calls of the server before this one.
+            next_call: Arc::new(AtomicU64::new(crate::random::u64() >> 2)),
             asked_for: Mutex::default(),
+            assigned: Mutex::default(),
             pushing: watch::Sender::default(),
         }
     }
@@ -99,6 +105,7 @@ impl LaborShared {
     pub(crate) fn end_logs(self: Arc<Self>, generation: Generation, logs: Arc<Logs>) {
         // Calls of the lives to come have higher numbers.
         let (host, calls) = (TaskId::of_host(self.id, generation), self.next_call.load(Ordering::Relaxed));
+        let assigned = std::mem::take(&mut *self.assigned.lock());
         tokio::spawn(async move {
             let mut pushing = self.pushing.subscribe();
             let quiet = pushing.wait_for(|open| !open.contains_key(&generation));
@@ -106,14 +113,25 @@ impl LaborShared {
             let _ = tokio::time::timeout(LAST_BYTES, quiet).await;
             let prefix = self.task_prefix;
             let of_call = |task: TaskId| (task.0 >> 64) as u64 == prefix && (task.0 as u64) < calls;
-            logs.end(|task| task == host || of_call(task)).await;
+            logs.end(|task| task == host || of_call(task) || assigned.contains(&task)).await;
         });
     }
 
-    /// Whether this labor may write logs of that task.
+    /// Notes that it was given a stored task.
+    pub(crate) fn assign(&self, task: TaskId) {
+        let mut assigned = self.assigned.lock();
+        assigned.insert(task);
+        if assigned.len() > ASSIGNED {
+            assigned.pop_first();
+        }
+    }
+
+    /// Whether this labor may write logs of that task, as far as is known without asking the store.
     pub(crate) fn owns(&self, task: TaskId) -> bool {
         let generation = self.status.borrow().generation;
-        (task.0 >> 64) as u64 == self.task_prefix || task == TaskId::of_host(self.id, generation)
+        (task.0 >> 64) as u64 == self.task_prefix
+            || task == TaskId::of_host(self.id, generation)
+            || self.assigned.lock().contains(&task)
     }
 
     pub(crate) fn enter(

@@ -53,7 +53,7 @@ pub use async_trait::async_trait;
 pub use call::{CallError, CallOptions};
 pub use callbacks::{BoxError, FleetEvent, Overseer, Quiet};
 pub use control_plane::ControlPlane;
-pub use core::{AtCapacity, Backoff, Deadlines, Escalation, Restart, WhatNext};
+pub use core::{AtCapacity, Backoff, Deadlines, Escalation, Requeue, Restart, TaskCount, WhatNext};
 pub use fleet::{Count, Fleet, FleetBuilder, FleetHandle};
 pub use init::{MainError, init, run};
 pub use labor::{Labor, Status};
@@ -67,3 +67,4 @@ pub use overseer_protocol::{
     LogStream, ReleaseId, Resources, TaskId,
 };
 pub use release::Release;
+pub use tasks::{Retry, RetryCause, SubmitError, Task, TaskError, TaskFailure, TaskOptions, TaskState};

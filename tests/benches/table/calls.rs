@@ -115,5 +115,9 @@ async fn stream_one_at_a_time(mut client: SessionClient<Channel>) -> Result<Vec<
 
 fn message(id: u64) -> ToOverseer {
     let outcome = Some(call_result::Outcome::Ok(PAYLOAD[..].into()));
-    ToOverseer { reports: vec![Report { kind: Some(report::Kind::Result(CallResult { id, outcome })) }] }
+    ToOverseer {
+        reports: vec![Report {
+            kind: Some(report::Kind::Result(CallResult { id, outcome, ..Default::default() })),
+        }],
+    }
 }

@@ -17,4 +17,5 @@ mod releases;
 mod restarts;
 mod starts;
 mod swallowed;
+mod tasks;
 mod telemetry;

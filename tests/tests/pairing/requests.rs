@@ -77,7 +77,7 @@ async fn a_report_that_makes_no_sense_costs_nobody_but_its_labor() {
     let first = within("an order", orders.message()).await.unwrap().unwrap();
     assert!(!first.orders.is_empty());
     use overseer_protocol::proto::{CallResult, Telemetry, call_result::Outcome};
-    let result = |outcome| report::Kind::Result(CallResult { id: 12345, outcome });
+    let result = |outcome| report::Kind::Result(CallResult { id: 12345, outcome, ..Default::default() });
     let telemetry = |first_seq, count| {
         report::Kind::Telemetry(Telemetry {
             first_seq,

@@ -1,4 +1,4 @@
-//! Calls: from the order to the host and back.
+//! Calls and attempts of stored tasks: from the order to the host and back.
 
 use std::time::Duration;
 
@@ -30,11 +30,33 @@ enum What {
 pub(super) struct Open {
     task: TaskId,
     attempt: Attempt,
+    /// It outlives its session.
+    stored: bool,
     /// Names of its log streams so far.
     streams: Vec<String>,
     method: String,
     cast: bool,
     pub(super) fetching: Option<AbortHandle>,
+}
+
+/// Whose answer it is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Answered {
+    Call(u64),
+    Attempt(TaskId, Attempt),
+}
+
+impl Answered {
+    pub(super) fn with(self, outcome: call_result::Outcome) -> proto::CallResult {
+        let outcome = Some(outcome);
+        match self {
+            Self::Call(id) => proto::CallResult { id, outcome, task: Bytes::new(), attempt: 0 },
+            Self::Attempt(task, attempt) => {
+                let task = Bytes::copy_from_slice(&task.to_bytes());
+                proto::CallResult { id: 0, outcome, task, attempt: attempt.0 }
+            }
+        }
+    }
 }
 
 /// Log streams of one call.
@@ -47,10 +69,17 @@ impl Agent {
             return;
         }
         let prefix = self.session.as_ref().map_or(0, |s| s.task_prefix);
-        let stored = TaskId::from_bytes(&call.task);
+        let (stored, attempt) = (TaskId::from_bytes(&call.task), Attempt(call.attempt));
+        if let Some(task) = stored
+            && !self.held.begin(task, attempt, call.id)
+        {
+            // The same attempt twice is one.
+            return;
+        }
         let open = Open {
             task: stored.unwrap_or_else(|| TaskId::of_call(prefix, call.id)),
-            attempt: Attempt(call.attempt),
+            attempt,
+            stored: stored.is_some(),
             streams: Vec::new(),
             method: String::new(),
             cast: call.cast,
@@ -68,6 +97,7 @@ impl Agent {
             queue: limit(call.queue_ms),
             run: limit(call.run_ms),
             cast: call.cast,
+            stored: stored.is_some(),
             bytes,
             payload: Payload { method: call.method, cast: call.cast, what },
         }));
@@ -149,18 +179,35 @@ impl Agent {
     }
 
     fn answer(&mut self, id: u64, outcome: Outcome<Bytes>) {
-        let Some(session) = &self.session else { return };
         let outcome = match outcome {
             Outcome::Done(bytes) if bytes.len() > MAX_PAYLOAD => {
                 let message = format!(
                     "the result has {} bytes, allowed are {MAX_PAYLOAD}; put it as a blob or artifact",
                     bytes.len()
                 );
-                call_result::Outcome::Failure(failure(CallErrorCode::TooLarge, message, None))
+                Outcome::Failed { code: CallErrorCode::TooLarge, message, cause: None }
             }
+            outcome => outcome,
+        };
+        match self.open.get(&id).filter(|open| open.stored) {
+            Some(open) => {
+                let (task, attempt) = (open.task, open.attempt);
+                // Kept until the Overseer has stored it.
+                if self.held.finish(task, attempt, outcome.clone()) {
+                    self.send_answer(Answered::Attempt(task, attempt), outcome);
+                }
+            }
+            None => self.send_answer(Answered::Call(id), outcome),
+        }
+    }
+
+    /// Over the present session, if there is one.
+    pub(super) fn send_answer(&mut self, whose: Answered, outcome: Outcome<Bytes>) {
+        let Some(session) = &self.session else { return };
+        let outcome = match outcome {
             Outcome::Done(bytes) if bytes.len() > INLINE_PAYLOAD => {
                 self.putting += 1;
-                self.work.spawn(work::put(self.bulk.clone(), session.number, id, bytes));
+                self.work.spawn(work::put(self.bulk.clone(), session.number, whose, bytes));
                 return;
             }
             Outcome::Done(bytes) => call_result::Outcome::Ok(bytes),
@@ -168,7 +215,7 @@ impl Agent {
                 call_result::Outcome::Failure(failure(code, message, cause.as_ref()))
             }
         };
-        self.outbox.result(proto::CallResult { id, outcome: Some(outcome) });
+        self.outbox.result(whose.with(outcome));
     }
 
     /// Bytes that the host wrote: for one call, or outside of any.

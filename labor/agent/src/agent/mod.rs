@@ -4,6 +4,7 @@
 mod calling;
 mod ending;
 mod given_up;
+mod held;
 mod hosting;
 mod orders;
 mod said;
@@ -33,6 +34,7 @@ use crate::signals::Signals;
 use crate::spool::Bounds;
 use calling::{Open, Payload};
 use ending::Ending;
+use held::Held;
 use hosting::Hosting;
 use work::Work;
 
@@ -61,6 +63,7 @@ pub(crate) struct Agent {
     /// Calls whose number is still taken by one of an older session that the plugin has not let
     /// go of.
     deferred: Vec<proto::Call>,
+    held: Held,
     /// Large results that are on their way.
     putting: usize,
     hosting: Hosting,
@@ -131,6 +134,7 @@ impl Agent {
             calls: Calls::default(),
             open: HashMap::new(),
             deferred: Vec::new(),
+            held: Held::default(),
             putting: 0,
             hosting: Hosting::default(),
             work: JoinSet::new(),
@@ -229,6 +233,7 @@ impl Agent {
         }
         self.lease_until = now + self.lease;
         self.outbox.open(stream);
+        self.say_held();
         self.say_what_changed(said_ready);
         tracing::info!("attached, session {}", welcome.session);
     }

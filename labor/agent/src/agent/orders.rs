@@ -19,6 +19,8 @@ impl Agent {
             Some(order::Kind::Drain(drain)) => self.on_drain(Duration::from_millis(drain.deadline_ms)),
             Some(order::Kind::Shutdown(shutdown)) => self.on_shutdown(Cause::from_bytes(&shutdown.cause)),
             Some(order::Kind::Renewal(_)) => self.renew_at = Some(Instant::now()),
+            Some(order::Kind::CancelTask(attempt)) => self.on_cancel_task(&attempt),
+            Some(order::Kind::ForgetTask(attempt)) => self.on_forget_task(&attempt),
             Some(order::Kind::Welcome(_)) => tracing::warn!("a second welcome in one session"),
             // Of a newer version that was not agreed on.
             None => tracing::warn!("an order that this agent does not know"),

@@ -10,6 +10,7 @@ use tokio::task::JoinError;
 use tokio::time::Instant;
 
 use super::Agent;
+use super::calling::Answered;
 use super::hosting::Started;
 use crate::bulk::{Bulk, BulkError};
 use crate::calls::Event;
@@ -32,7 +33,7 @@ pub(super) enum Work {
     /// A large result is kept at the Overseer.
     Put {
         session: u64,
-        id: u64,
+        whose: Answered,
         digest: Result<String, BulkError>,
     },
     /// A blob that the plugin asked for, in that life of the host.
@@ -66,8 +67,8 @@ pub(super) async fn fetch(bulk: Bulk, id: u64, digest: String) -> Work {
     Work::Fetched { id, payload: bulk.fetch(&digest, MAX_PAYLOAD).await }
 }
 
-pub(super) async fn put(bulk: Bulk, session: u64, id: u64, result: Bytes) -> Work {
-    Work::Put { session, id, digest: bulk.put(result).await }
+pub(super) async fn put(bulk: Bulk, session: u64, whose: Answered, result: Bytes) -> Work {
+    Work::Put { session, whose, digest: bulk.put(result).await }
 }
 
 pub(super) async fn put_file(bulk: Bulk, incarnation: u32, request: u64, path: PathBuf) -> Work {
@@ -111,7 +112,7 @@ impl Agent {
             Ok(Work::Loaded(id, loaded)) => self.on_loaded(id, loaded),
             Ok(Work::Started(started)) => self.on_started(*started),
             Ok(Work::Fetched { id, payload }) => self.on_fetched(id, payload),
-            Ok(Work::Put { session, id, digest }) => self.on_put(session, id, digest),
+            Ok(Work::Put { session, whose, digest }) => self.on_put(session, whose, digest),
             Ok(Work::Blob { incarnation, request, answer }) => self.on_blob(incarnation, request, answer),
             Ok(Work::Health { incarnation, well }) => self.on_health(incarnation, well),
             Ok(Work::Retired) => {}
@@ -158,10 +159,11 @@ impl Agent {
         }
     }
 
-    fn on_put(&mut self, session: u64, id: u64, digest: Result<String, BulkError>) {
-        use overseer_protocol::proto::{CallResult, call_result::Outcome};
+    fn on_put(&mut self, session: u64, whose: Answered, digest: Result<String, BulkError>) {
+        use overseer_protocol::proto::call_result::Outcome;
         self.putting = self.putting.saturating_sub(1);
-        // An older session's calls have been failed by the Overseer already.
+        // An older session's calls have been failed by the Overseer already, and what stored tasks
+        // have answered is sent again over the new one.
         if self.session.as_ref().is_none_or(|s| s.number != session) {
             return;
         }
@@ -172,7 +174,7 @@ impl Agent {
                 Outcome::Failure(super::calling::failure(CallErrorCode::Agent, message, None))
             }
         };
-        self.outbox.result(CallResult { id, outcome: Some(outcome) });
+        self.outbox.result(whose.with(outcome));
     }
 
     /// What the host is now, if the Hello of this session said something else.

@@ -52,8 +52,23 @@ pub struct Options {
     pub silence: Duration,
     /// How long an agent lives without word from the Overseer.
     pub lease: Duration,
+    /// When the tasks of a labor that went silent are given to others.
+    pub requeue: Requeue,
+    /// How long a stored task is kept after it is over.
+    pub task_retention: Duration,
     /// Longest time in each state.
     pub deadlines: Deadlines,
+}
+
+/// When the stored tasks of a labor that went silent are given to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Requeue {
+    /// When it has been given up: they run once unless it is really gone.
+    #[default]
+    AfterGrace,
+    /// At once: sooner, but an attempt may still run on the labor while the next one does.
+    AtLoss,
 }
 
 impl Default for Options {
@@ -69,6 +84,8 @@ impl Default for Options {
             heartbeat: Duration::from_secs(1),
             silence: Duration::from_secs(3),
             lease: Duration::from_secs(30),
+            requeue: Requeue::default(),
+            task_retention: Duration::from_secs(7 * 86_400),
             deadlines: Deadlines::default(),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use overseer_adapter::Notice;
@@ -14,7 +15,7 @@ use super::handler::Told;
 use super::nodes::Nodes;
 use super::shared::FleetShared;
 use crate::callbacks::FleetEvent;
-use crate::core::{AtCapacity, Effect, Event, FleetCore, Happening, Life, Millis};
+use crate::core::{AtCapacity, Effect, Event, FleetCore, Happening, Life, Millis, Requeue, TaskEvent};
 use crate::labor::{Labor, LaborShared};
 use crate::session::Session;
 
@@ -216,6 +217,9 @@ impl FleetState {
         self.nodes.plane.release(&self.shared);
         let (nodes, replies) = (Arc::clone(&self.nodes), std::mem::take(&mut self.stopping));
         tokio::spawn(async move {
+            if let Some(tasks) = nodes.shared.tasks.get() {
+                tasks.stop().await;
+            }
             if let Err(error) = nodes.records.flush(nodes.plane.store()).await {
                 tracing::error!(%error, "the end of labors could not be stored");
             }
@@ -289,15 +293,31 @@ impl FleetState {
                 Effect::CloseSession(life, which) => {
                     self.shared.close_sessions(life, which, Cause::ConnectionLost, None);
                 }
-                Effect::OpenForCalls(_, session) => self.shared.open_for_calls(session),
-                Effect::CloseForCalls(life) => self.shared.close_for_calls(life),
+                Effect::OpenForCalls(life, session) => {
+                    self.shared.open_for_calls(session);
+                    if let Some(open) = self.shared.session(session) {
+                        let places = open.concurrency.load(Ordering::Relaxed) as usize;
+                        self.tasks(TaskEvent::Opened { life, session, places });
+                    }
+                }
+                Effect::CloseForCalls(life) => {
+                    self.shared.close_for_calls(life);
+                    self.tasks(TaskEvent::Closed(life));
+                }
                 Effect::State(life, labor, cause) => {
+                    if labor == LaborState::Lost && self.shared.options.requeue == Requeue::AtLoss {
+                        let cause = cause.clone().unwrap_or(Cause::ConnectionLost);
+                        self.tasks(TaskEvent::Gone(life, cause));
+                    }
                     self.shared.record(life, labor, cause.clone());
                     if labor != LaborState::Terminated {
                         self.nodes.records.enter(life, labor, cause);
                     }
                 }
                 Effect::Tell(happening) => {
+                    if let Happening::Terminated(life, cause, _) = &happening {
+                        self.tasks(TaskEvent::Gone(*life, cause.clone()));
+                    }
                     if let Happening::Terminated(life, ..) = &happening
                         && let Some(labor) = self.shared.labor_or_ended(life.labor)
                     {
@@ -318,6 +338,12 @@ impl FleetState {
         if !terminate.is_empty() {
             let nodes = Arc::clone(&self.nodes);
             tokio::spawn(async move { nodes.terminate(terminate).await });
+        }
+    }
+
+    fn tasks(&self, event: TaskEvent) {
+        if let Some(tasks) = self.shared.tasks.get() {
+            tasks.event(event);
         }
     }
 

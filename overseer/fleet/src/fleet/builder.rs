@@ -13,8 +13,9 @@ use super::record_writer::RecordWriter;
 use super::{Fleet, FleetHandle, FleetShared};
 use crate::callbacks::{Overseer, Quiet};
 use crate::control_plane::{ControlPlane, ControlPlaneError};
-use crate::core::{Backoff, Deadlines, Escalation, Options, Restart};
+use crate::core::{Backoff, Deadlines, Escalation, Options, Requeue, Restart};
 use crate::release::Release;
+use crate::tasks::{TaskError, Tasks};
 
 /// Why a fleet did not start.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,9 @@ pub enum StartError {
     /// Its own control plane did not start.
     #[error(transparent)]
     ControlPlane(#[from] ControlPlaneError),
+    /// The tasks that the store has could not be taken up.
+    #[error(transparent)]
+    Tasks(TaskError),
     /// `init` returned an error or panicked.
     #[error("init failed: {0}")]
     Init(String),
@@ -53,6 +57,7 @@ impl StartError {
             Self::NameTaken(_) => "fleet.name_taken",
             Self::Option { .. } => "fleet.option",
             Self::ControlPlane(error) => error.code(),
+            Self::Tasks(error) => error.code(),
             Self::Init(_) => "fleet.init",
         }
     }
@@ -126,6 +131,11 @@ impl<H: Overseer> FleetBuilder<H> {
         silence: Duration => silence;
         /// How long an agent lives without word from the Overseer. Default 30 s.
         lease: Duration => lease;
+        /// When the tasks of a labor that went silent are given to others. Default
+        /// [`Requeue::AfterGrace`].
+        requeue: Requeue => requeue;
+        /// How long a stored task and its result are kept after it is over. Default 7 days.
+        task_retention: Duration => task_retention;
         /// Longest time in each state.
         deadlines: Deadlines => deadlines;
     }
@@ -219,6 +229,13 @@ impl<H: Overseer> FleetBuilder<H> {
         if !plane.reserve(&shared) {
             return Err(StartError::NameTaken(name));
         }
+        match Tasks::start(plane.tasks(&name), &shared, shared.options.backoff.clone()).await {
+            Ok(tasks) => drop(shared.tasks.set(Arc::new(tasks))),
+            Err(error) => {
+                plane.release(&shared);
+                return Err(StartError::Tasks(error));
+            }
+        }
         let (nodes_plane, nodes_shared) = (plane.clone(), Arc::clone(&shared));
         let (resources, release_keys, environment) = (self.resources, self.trust, self.environment);
         let nodes = Box::new(move |actor| Nodes {
@@ -237,6 +254,9 @@ impl<H: Overseer> FleetBuilder<H> {
         let actor = match FleetActor::spawn(None, FleetActor, arguments).await {
             Ok((actor, _)) => actor,
             Err(error) => {
+                if let Some(tasks) = shared.tasks.get() {
+                    tasks.stop().await;
+                }
                 plane.release(&shared);
                 return Err(StartError::Init(error.to_string()));
             }

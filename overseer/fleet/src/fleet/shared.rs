@@ -18,6 +18,7 @@ use crate::logs::Logs;
 use crate::payload::Payloads;
 use crate::release::Release;
 use crate::session::Session;
+use crate::tasks::Tasks;
 use crate::telemetry::{Batch, SUBSCRIBER_BATCHES};
 
 /// Labors that have ended whose history can still be read; the oldest go.
@@ -45,6 +46,8 @@ pub(crate) struct FleetShared {
     pub(crate) telemetry: broadcast::Sender<Batch>,
     pub(crate) events: broadcast::Sender<HistoryEntry>,
     pub(crate) handler: OnceLock<Arc<dyn HandlerPort>>,
+    /// None only while the fleet starts.
+    pub(crate) tasks: OnceLock<Arc<Tasks>>,
     pub(crate) payloads: Arc<Payloads>,
     pub(crate) logs: Arc<Logs>,
 }
@@ -74,6 +77,7 @@ impl FleetShared {
             telemetry: broadcast::Sender::new(SUBSCRIBER_BATCHES),
             events: broadcast::Sender::new(EVENTS),
             handler: OnceLock::new(),
+            tasks: OnceLock::new(),
             payloads,
             logs,
         }
@@ -110,6 +114,12 @@ impl FleetShared {
 
     pub(crate) fn session(&self, id: SessionId) -> Option<Arc<Session>> {
         self.sessions.lock().get(&id).cloned()
+    }
+
+    /// The newest session of a life.
+    pub(crate) fn session_of(&self, life: Life) -> Option<Arc<Session>> {
+        let sessions = self.sessions.lock();
+        sessions.values().filter(|s| s.life == life).max_by_key(|s| s.id).cloned()
     }
 
     /// A labor has a newer certificate: what it has open may go on until that runs out.

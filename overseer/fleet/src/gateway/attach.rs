@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use overseer_protocol::proto::session_server::Session as SessionService;
 use overseer_protocol::proto::{self, Hello, RenewRequest, Report, ToOverseer, order, report};
-use overseer_protocol::{Cause, Facts, PROTOCOL};
+use overseer_protocol::{Attempt, Cause, Facts, PROTOCOL, TaskId};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -12,7 +12,7 @@ use super::Gateway;
 use super::pace::Pace;
 use super::peer::Peer;
 use crate::callbacks::FleetEvent;
-use crate::core::{Event, Life};
+use crate::core::{Event, Life, TaskEvent};
 use crate::fleet::FleetHandle;
 use crate::fleet::Told;
 use crate::labor::{Labor, LaborShared};
@@ -144,7 +144,15 @@ impl Attachment {
             return Err(Status::resource_exhausted("this labor says too much of itself at once"));
         }
         match kind {
-            report::Kind::Result(result) => self.session.finish(result, &self.labor.payloads),
+            report::Kind::Result(result) if result.task.is_empty() => {
+                self.session.finish(result, &self.labor.payloads);
+            }
+            report::Kind::Result(result) => {
+                if let Some(tasks) = self.fleet.shared.tasks.get() {
+                    tasks.answered(life, result, &self.labor.payloads);
+                }
+            }
+            report::Kind::Held(held) => self.held(held),
             report::Kind::Telemetry(telemetry) => self.telemetry(telemetry),
             report::Kind::Heartbeat(heartbeat) => {
                 let lease_ms = self.fleet.shared.options.lease.as_millis() as u64;
@@ -174,6 +182,16 @@ impl Attachment {
             report::Kind::Hello(_) => {}
         }
         Ok(())
+    }
+
+    /// What it has of stored tasks.
+    fn held(&self, held: proto::Held) {
+        let named = |a: proto::AttemptRef| Some((TaskId::from_bytes(&a.task)?, Attempt(a.attempt)));
+        let attempts: Vec<_> = held.attempts.into_iter().filter_map(named).collect();
+        let (life, session) = (self.session.life, self.session.id);
+        if let Some(tasks) = self.fleet.shared.tasks.get() {
+            tasks.event(TaskEvent::Held { life, session, attempts });
+        }
     }
 
     fn host_event(&self, host: proto::HostEvent) {

@@ -23,6 +23,8 @@ use self::until::Expiry;
 use super::Gateway;
 use super::peer::Peer;
 use crate::blobs::{BlobError, Reader};
+use crate::fleet::FleetHandle;
+use crate::labor::LaborShared;
 use crate::logs::{LogError, Push};
 
 /// Messages that wait for a slow labor; then reading waits.
@@ -91,7 +93,7 @@ impl Bulk for Gateway {
         &self,
         request: Request<Streaming<LogPush>>,
     ) -> Result<Response<Self::PushLogsStream>, Status> {
-        let Peer { labor, identity, not_after, .. } = self.peer(&request)?;
+        let Peer { labor, identity, not_after, fleet } = self.peer(&request)?;
         let expiry = Expiry::at(not_after);
         let open = labor.pushes(identity.generation);
         let logs = self.plane.logs();
@@ -108,10 +110,10 @@ impl Bulk for Gateway {
                     () = &mut expired => return,
                 };
                 let Ok(Some(push)) = message else { return };
-                let owned = TaskId::from_bytes(&push.task).filter(|t| labor.owns(*t));
-                let answer = match owned {
-                    Some(task) => keep(&logs, task, push).await,
-                    None => {
+                let task = TaskId::from_bytes(&push.task);
+                let answer = match task {
+                    Some(task) if owns(&fleet, &labor, task).await => keep(&logs, task, push).await,
+                    _ => {
                         let why = "that task is not this labor's";
                         tracing::warn!(labor = %labor.id, why, "a log was refused");
                         Err(Status::permission_denied(why))
@@ -237,6 +239,20 @@ fn data_of(mut pieces: Streaming<Piece>, mut done: bool) -> impl Stream<Item = s
         }
     });
     ReceiverStream::new(receive)
+}
+
+/// Whether a task is, or was, a labor's.
+async fn owns(fleet: &FleetHandle, labor: &LaborShared, task: TaskId) -> bool {
+    if labor.owns(task) {
+        return true;
+    }
+    // It was given to it before this server was started, or long ago.
+    let Some(tasks) = fleet.shared.tasks.get() else { return false };
+    let found = tasks.storage.get(task).await.is_ok_and(|record| record.ran_on(labor.id));
+    if found {
+        labor.assign(task);
+    }
+    found
 }
 
 async fn keep(logs: &Arc<crate::logs::Logs>, task: TaskId, push: LogPush) -> Result<LogAck, Status> {

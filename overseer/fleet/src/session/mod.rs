@@ -49,6 +49,25 @@ pub(crate) enum Body {
     Blob(String),
 }
 
+impl Body {
+    /// Payload and blob as a call has them.
+    fn into_fields(self) -> (Bytes, String) {
+        match self {
+            Self::Inline(bytes) => (bytes, String::new()),
+            Self::Blob(digest) => (Bytes::new(), digest),
+        }
+    }
+}
+
+/// An attempt of a stored task.
+pub(crate) struct TaskCall {
+    pub(crate) task: TaskId,
+    pub(crate) attempt: Attempt,
+    pub(crate) method: String,
+    pub(crate) body: Body,
+    pub(crate) run: Option<Duration>,
+}
+
 /// One attachment of a labor.
 pub(crate) struct Session {
     pub(crate) id: SessionId,
@@ -145,6 +164,27 @@ impl Session {
         self.queue(id, method, Body::Inline(payload), CallOptions::default(), true)
     }
 
+    /// Sends an attempt of a stored task. Its answer comes by its task and attempt, over this
+    /// session or a later one.
+    ///
+    /// # Errors
+    /// Closed or full; nothing was sent.
+    pub(crate) fn send_task(&self, task: TaskCall) -> Result<(), CallError> {
+        let (payload, payload_blob) = task.body.into_fields();
+        self.send(Call {
+            id: self.next_call.fetch_add(1, Ordering::Relaxed),
+            method: task.method,
+            payload,
+            payload_blob,
+            // It waits here, not there.
+            queue_ms: 0,
+            run_ms: task.run.map_or(0, millis),
+            task: Bytes::copy_from_slice(&task.task.to_bytes()),
+            attempt: task.attempt.0,
+            cast: false,
+        })
+    }
+
     fn queue(
         &self,
         id: u64,
@@ -153,12 +193,8 @@ impl Session {
         options: CallOptions,
         cast: bool,
     ) -> Result<(), CallError> {
-        let (payload, payload_blob) = match body {
-            Body::Inline(bytes) => (bytes, String::new()),
-            Body::Blob(digest) => (Bytes::new(), digest),
-        };
-        let size = payload.len() + method.len() + 64;
-        let call = Call {
+        let (payload, payload_blob) = body.into_fields();
+        self.send(Call {
             id,
             method: method.to_owned(),
             payload,
@@ -168,7 +204,11 @@ impl Session {
             task: Bytes::new(),
             attempt: ONLY.0,
             cast,
-        };
+        })
+    }
+
+    fn send(&self, call: Call) -> Result<(), CallError> {
+        let size = call.payload.len() + call.method.len() + 64;
         self.lanes.data(size, Order { kind: Some(order::Kind::Call(call)) }).map_err(|why| match why {
             NotQueued::Full(bound) => self.overloaded(bound),
             NotQueued::Closed => match &*self.calls.lock() {
@@ -311,7 +351,11 @@ mod tests {
         let session = session();
         let (one, mut answer) = call(&session);
         let (_, mut lost) = call(&session);
-        let result = CallResult { id: one, outcome: Some(call_result::Outcome::Ok(Bytes::from("x"))) };
+        let result = CallResult {
+            id: one,
+            outcome: Some(call_result::Outcome::Ok(Bytes::from("x"))),
+            ..Default::default()
+        };
         session.finish(result.clone(), &payloads);
         session.finish(result, &payloads);
         assert!(matches!(answer.try_recv().unwrap(), Ok(Answer::Inline(b)) if b == "x"));

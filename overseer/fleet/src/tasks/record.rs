@@ -102,6 +102,12 @@ pub enum TaskState {
     Done {
         /// The result.
         result: Content,
+        /// Of which attempt.
+        attempt: Attempt,
+        /// Who made it.
+        labor: LaborId,
+        /// Which life of that labor.
+        generation: Generation,
         /// When it came.
         at_ms: u64,
     },
@@ -279,14 +285,18 @@ impl Retry {
 }
 
 impl TaskRecord {
-    /// Where it is stored.
-    pub fn storage_key(&self) -> String {
-        format!("tasks/{}/{}", self.fleet, self.task)
-    }
-
     /// Whether it has its result or will have none.
     pub fn is_over(&self) -> bool {
         matches!(self.state, TaskState::Done { .. } | TaskState::Failed { .. })
+    }
+
+    /// Whether an attempt was given to that labor, as far as it is remembered.
+    pub fn ran_on(&self, which: LaborId) -> bool {
+        let now = match &self.state {
+            TaskState::Running { labor, .. } | TaskState::Done { labor, .. } => *labor == which,
+            TaskState::Queued { .. } | TaskState::Failed { .. } => false,
+        };
+        now || self.history.iter().any(|past| past.labor == which)
     }
 
     /// Longest run of one attempt.

@@ -395,7 +395,8 @@ impl TaskCore {
         task.forget = Some((attempt, life));
         match end {
             Ok(result) => {
-                task.record.state = TaskState::Done { result, at_ms: now };
+                let Life { labor, generation } = life;
+                task.record.state = TaskState::Done { result, attempt, labor, generation, at_ms: now };
                 self.labors.release(life, id);
                 self.end(id, out);
             }

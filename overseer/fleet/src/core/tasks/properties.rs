@@ -266,11 +266,10 @@ impl World {
                     "at most once ran twice"
                 );
             }
-            Some(Order::Cancel(task, attempt)) => {
-                if node.has.get(&(task, attempt)) == Some(&Had::Running) {
-                    self.finish(labor, task, attempt, Err(error(CallErrorCode::Cancelled, None)));
-                }
+            Some(Order::Cancel(task, attempt)) if node.has.get(&(task, attempt)) == Some(&Had::Running) => {
+                self.finish(labor, task, attempt, Err(error(CallErrorCode::Cancelled, None)));
             }
+            Some(Order::Cancel(..)) => {}
             Some(Order::Forget(task, attempt)) => {
                 if let Some(Had::Done(Ok(_))) = node.has.remove(&(task, attempt)) {
                     let present = &self.store[&task].0;

@@ -1,0 +1,424 @@
+//! The shell around [`TaskCore`]: feeds events in, carries effects out, and waits for nothing.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use overseer_protocol::proto::{self, AttemptRef, CallResult, call_result, order};
+use overseer_protocol::{Attempt, CallErrorCode, Cause, TaskId};
+use parking_lot::Mutex;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::record::{AttemptEnd, Content, TaskRecord};
+use super::retention;
+use super::storage::{Change, TaskStorage};
+use super::writer::{self, Written};
+use super::{MAX_TASK_BYTES, MAX_TASKS, SubmitError, TaskError};
+use crate::claims::millis;
+use crate::core::{Backoff, Life, Millis, TaskCore, TaskCount, TaskEffect, TaskEvent};
+use crate::fleet::{FleetShared, Stopped};
+use crate::payload::Payloads;
+use crate::session::{Body, TaskCall};
+use crate::store::Revision;
+
+/// Until a result that could not be kept is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long the last changes may take when a fleet stops.
+const LAST_WRITES: Duration = Duration::from_secs(10);
+
+pub(crate) enum TaskMessage {
+    Event(TaskEvent),
+    /// A task that is in the store.
+    Known(Box<TaskRecord>, Revision, Held),
+    /// An attempt has a result, which is in the blobs or comes with this.
+    Result(Life, TaskId, Attempt, Content, Option<Bytes>),
+    Written(Written),
+    /// Told when the task is over, or is not known here.
+    Wait(TaskId, oneshot::Sender<()>),
+    Count(oneshot::Sender<TaskCount>),
+}
+
+/// A payload of a task that is at work, and its place among those that may be.
+pub(crate) struct Held {
+    payload: Payload,
+    _place: Assigned,
+}
+
+#[derive(Clone)]
+enum Payload {
+    Inline(Bytes),
+    Blob(String),
+}
+
+/// How much is at work.
+#[derive(Default)]
+struct Admission {
+    tasks: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// A place among the tasks that are at work, given back when dropped.
+pub(crate) struct Assigned {
+    admission: Arc<Admission>,
+    bytes: usize,
+}
+
+impl Drop for Assigned {
+    fn drop(&mut self) {
+        self.admission.tasks.fetch_sub(1, Ordering::Relaxed);
+        self.admission.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// The way to the tasks of one fleet.
+pub(crate) struct Tasks {
+    pub(crate) storage: TaskStorage,
+    actor: ActorRef<TaskMessage>,
+    admission: Arc<Admission>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    retention: JoinHandle<()>,
+}
+
+impl Tasks {
+    /// Starts with what the store has.
+    pub(crate) async fn start(
+        storage: TaskStorage,
+        shared: &Arc<FleetShared>,
+        backoff: Backoff,
+    ) -> Result<Self, TaskError> {
+        let found = storage.load().await?;
+        let (send, changes) = mpsc::unbounded_channel();
+        let arguments = TasksArguments { shared: Arc::downgrade(shared), changes: send, backoff };
+        let spawned = TasksActor::spawn(None, TasksActor, arguments).await;
+        let (actor, _) = spawned.map_err(|_| Stopped)?;
+        let tell = actor.clone();
+        let writer = tokio::spawn(writer::run(storage.clone(), changes, move |written| {
+            // An actor that has stopped decides no more.
+            let _ = tell.cast(TaskMessage::Written(written));
+        }));
+        let retention = tokio::spawn(retention::run(storage.clone(), shared.options.task_retention));
+        let (admission, writer) = (Arc::default(), Mutex::new(Some(writer)));
+        let tasks = Self { storage, actor, admission, writer, retention };
+        for (record, revision, payload) in found {
+            let place = tasks.place(payload.as_ref().map_or(0, Bytes::len));
+            tasks.known(record, revision, payload.unwrap_or_default(), place);
+        }
+        Ok(tasks)
+    }
+
+    /// A place for one more task.
+    pub(super) fn admit(&self, bytes: usize) -> Result<Assigned, SubmitError> {
+        let place = self.place(if bytes <= super::storage::INLINE { bytes } else { 0 });
+        let tasks = self.admission.tasks.load(Ordering::Relaxed);
+        let held = self.admission.bytes.load(Ordering::Relaxed);
+        match tasks <= MAX_TASKS && held <= MAX_TASK_BYTES {
+            true => Ok(place),
+            false => Err(SubmitError::Full { tasks: tasks - 1, bytes: held - place.bytes }),
+        }
+    }
+
+    fn place(&self, bytes: usize) -> Assigned {
+        self.admission.tasks.fetch_add(1, Ordering::Relaxed);
+        self.admission.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Assigned { admission: Arc::clone(&self.admission), bytes }
+    }
+
+    /// A task that is stored is at work from now on.
+    pub(super) fn known(&self, record: TaskRecord, revision: Revision, payload: Bytes, place: Assigned) {
+        let payload = match &record.payload {
+            Content::Store { .. } => Payload::Inline(payload),
+            Content::Blob { digest, .. } => Payload::Blob(digest.clone()),
+        };
+        let held = Held { payload, _place: place };
+        let _ = self.actor.cast(TaskMessage::Known(Box::new(record), revision, held));
+    }
+
+    pub(crate) fn event(&self, event: TaskEvent) {
+        // A fleet that has stopped has nothing to do.
+        let _ = self.actor.cast(TaskMessage::Event(event));
+    }
+
+    /// Returns when the task is over.
+    pub(super) async fn wait(&self, task: TaskId) -> Result<(), Stopped> {
+        let (send, receive) = oneshot::channel();
+        self.actor.cast(TaskMessage::Wait(task, send)).map_err(|_| Stopped)?;
+        receive.await.map_err(|_| Stopped)
+    }
+
+    pub(crate) async fn count(&self) -> Result<TaskCount, Stopped> {
+        let (send, receive) = oneshot::channel();
+        self.actor.cast(TaskMessage::Count(send)).map_err(|_| Stopped)?;
+        receive.await.map_err(|_| Stopped)
+    }
+
+    /// An attempt was answered.
+    pub(crate) fn answered(&self, life: Life, result: CallResult, payloads: &Arc<Payloads>) {
+        let Some(task) = TaskId::from_bytes(&result.task) else {
+            tracing::warn!(labor = %life.labor, "an answer names no task");
+            return;
+        };
+        let attempt = Attempt(result.attempt);
+        let end = match result.outcome {
+            Some(call_result::Outcome::Ok(bytes)) => return self.keep(life, task, attempt, bytes),
+            Some(call_result::Outcome::OkBlob(digest)) => match payloads.accept(&digest) {
+                Some(kept) => {
+                    let (payloads, actor) = (Arc::clone(payloads), self.actor.clone());
+                    let storage = self.storage.clone();
+                    tokio::spawn(async move {
+                        match payloads.read(&kept).await {
+                            Ok(bytes) => keep(storage, actor, life, task, attempt, bytes).await,
+                            // The agent has it still, and says it again over its next session.
+                            Err(error) => tracing::error!(%error, %task, "a result cannot be read"),
+                        }
+                    });
+                    return;
+                }
+                None => agent_fault("the labor announced a result that it has not sent"),
+            },
+            Some(call_result::Outcome::Failure(failure)) => AttemptEnd::Answered {
+                code: CallErrorCode::from_wire(failure.code),
+                message: failure.message,
+                cause: (!failure.cause.is_empty()).then(|| Cause::from_bytes(&failure.cause)),
+            },
+            None => agent_fault("the labor sent an empty outcome"),
+        };
+        self.event(TaskEvent::Answered { life, task, attempt, end: Err(end) });
+    }
+
+    fn keep(&self, life: Life, task: TaskId, attempt: Attempt, bytes: Bytes) {
+        if bytes.len() > super::storage::INLINE {
+            let (storage, actor) = (self.storage.clone(), self.actor.clone());
+            tokio::spawn(keep(storage, actor, life, task, attempt, bytes));
+            return;
+        }
+        let content = Content::Store { bytes: bytes.len() as u64 };
+        let _ = self.actor.cast(TaskMessage::Result(life, task, attempt, content, Some(bytes)));
+    }
+
+    /// Stops deciding, and returns when what was decided is stored.
+    pub(crate) async fn stop(&self) {
+        self.retention.abort();
+        let _ = self.actor.stop_and_wait(None, None).await;
+        let writer = self.writer.lock().take();
+        if let Some(writer) = writer
+            && tokio::time::timeout(LAST_WRITES, writer).await.is_err()
+        {
+            tracing::error!("the last changes of tasks could not be stored; they are decided anew");
+        }
+    }
+}
+
+fn agent_fault(message: &str) -> AttemptEnd {
+    AttemptEnd::Answered { code: CallErrorCode::Agent, message: message.to_owned(), cause: None }
+}
+
+/// Keeps a large result, however long the disk takes: the agent has it until then.
+async fn keep(
+    storage: TaskStorage,
+    actor: ActorRef<TaskMessage>,
+    life: Life,
+    task: TaskId,
+    attempt: Attempt,
+    bytes: Bytes,
+) {
+    loop {
+        match storage.keep(&bytes).await {
+            Ok(content) => {
+                let bytes = matches!(content, Content::Store { .. }).then_some(bytes);
+                let _ = actor.cast(TaskMessage::Result(life, task, attempt, content, bytes));
+                return;
+            }
+            Err(error) => tracing::error!(%error, %task, "a result could not be kept; trying again"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+pub(crate) struct TasksActor;
+
+pub(crate) struct TasksArguments {
+    /// The fleet holds the tasks, not the other way round.
+    shared: Weak<FleetShared>,
+    changes: mpsc::UnboundedSender<Change>,
+    backoff: Backoff,
+}
+
+pub(crate) struct TasksState {
+    core: TaskCore,
+    shared: Weak<FleetShared>,
+    changes: mpsc::UnboundedSender<Change>,
+    held: HashMap<TaskId, Held>,
+    /// Results whose record is being written.
+    results: HashMap<TaskId, Bytes>,
+    waiting: HashMap<TaskId, Vec<oneshot::Sender<()>>>,
+    started: (Instant, Millis),
+    armed: Option<Millis>,
+}
+
+impl Actor for TasksActor {
+    type Msg = TaskMessage;
+    type State = TasksState;
+    type Arguments = TasksArguments;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<TaskMessage>,
+        arguments: TasksArguments,
+    ) -> Result<TasksState, ActorProcessingErr> {
+        let TasksArguments { shared, changes, backoff } = arguments;
+        Ok(TasksState {
+            core: TaskCore::new(backoff, crate::random::u64()),
+            shared,
+            changes,
+            held: HashMap::new(),
+            results: HashMap::new(),
+            waiting: HashMap::new(),
+            started: (Instant::now(), millis(SystemTime::now())),
+            armed: None,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<TaskMessage>,
+        message: TaskMessage,
+        state: &mut TasksState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            TaskMessage::Event(event) => {
+                if event == TaskEvent::Tick {
+                    state.armed = None;
+                }
+                state.event(event);
+            }
+            TaskMessage::Known(record, revision, held) => {
+                state.held.insert(record.task, held);
+                state.event(TaskEvent::Known(record, revision));
+            }
+            TaskMessage::Result(life, task, attempt, content, bytes) => {
+                // An answer that is said twice says the same.
+                if let Some(bytes) = bytes {
+                    state.results.entry(task).or_insert(bytes);
+                }
+                state.event(TaskEvent::Answered { life, task, attempt, end: Ok(content) });
+                if state.core.get(task).is_none_or(|record| !record.is_over()) {
+                    state.results.remove(&task);
+                }
+            }
+            TaskMessage::Written(Written::Stored(task, revision)) => {
+                state.event(TaskEvent::Stored(task, revision));
+            }
+            TaskMessage::Written(Written::Foreign(task)) => {
+                // Whoever changed it has taken over the fleet: what we know is of no use any more.
+                tracing::error!(%task, "the task was changed by another server; it is left to that one");
+            }
+            TaskMessage::Wait(task, reply) => match state.core.get(task) {
+                Some(_) => state.waiting.entry(task).or_default().push(reply),
+                None => drop(reply.send(())),
+            },
+            TaskMessage::Count(reply) => drop(reply.send(state.core.count())),
+        }
+        state.arm(&myself);
+        Ok(())
+    }
+}
+
+impl TasksState {
+    fn now(&self) -> Millis {
+        let (at, millis) = self.started;
+        millis + at.elapsed().as_millis() as u64
+    }
+
+    fn arm(&mut self, myself: &ActorRef<TaskMessage>) {
+        let now = self.now();
+        let Some(next) = self.core.next_deadline(now) else { return };
+        if self.armed.is_some_and(|armed| armed <= next && armed > now) {
+            return;
+        }
+        self.armed = Some(next);
+        let (at, actor) = (Duration::from_millis(next.saturating_sub(now)), myself.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(at).await;
+            let _ = actor.cast(TaskMessage::Event(TaskEvent::Tick));
+        });
+    }
+
+    fn event(&mut self, event: TaskEvent) {
+        let now = self.now();
+        let mut effects: std::collections::VecDeque<_> = self.core.on_event(now, event).into();
+        while let Some(effect) = effects.pop_front() {
+            if let Some(event) = self.carry_out(effect) {
+                effects.extend(self.core.on_event(now, event));
+            }
+        }
+    }
+
+    /// Does it; what follows at once comes back.
+    fn carry_out(&mut self, effect: TaskEffect) -> Option<TaskEvent> {
+        match effect {
+            TaskEffect::Store(record, revision) => {
+                let result = self.results.get(&record.task).filter(|_| record.is_over()).cloned();
+                // The writer ends after us.
+                let _ = self.changes.send(Change { record, revision, result });
+            }
+            TaskEffect::Send { task, attempt, life, session } => {
+                let sent = self.send(task, attempt, life, session);
+                return (!sent).then_some(TaskEvent::NotSent(task, attempt));
+            }
+            TaskEffect::Cancel { task, attempt, life } => {
+                self.order(life, order::Kind::CancelTask(named(task, attempt)));
+            }
+            TaskEffect::Forget { task, attempt, life } => {
+                self.order(life, order::Kind::ForgetTask(named(task, attempt)));
+            }
+            TaskEffect::Over(record) => {
+                self.held.remove(&record.task);
+                self.results.remove(&record.task);
+                for waiting in self.waiting.remove(&record.task).unwrap_or_default() {
+                    let _ = waiting.send(());
+                }
+            }
+        }
+        None
+    }
+
+    fn send(
+        &self,
+        task: TaskId,
+        attempt: Attempt,
+        life: Life,
+        session: overseer_protocol::SessionId,
+    ) -> bool {
+        let (Some(shared), Some(record), Some(held)) =
+            (self.shared.upgrade(), self.core.get(task), self.held.get(&task))
+        else {
+            return false;
+        };
+        let Some(session) = shared.session(session) else { return false };
+        if let Some(labor) = shared.present(life.labor, life.generation) {
+            labor.assign(task);
+        }
+        let body = match &held.payload {
+            Payload::Inline(bytes) => Body::Inline(bytes.clone()),
+            Payload::Blob(digest) => Body::Blob(digest.clone()),
+        };
+        let call = TaskCall { task, attempt, method: record.method.clone(), body, run: record.run() };
+        session.send_task(call).inspect_err(|error| tracing::debug!(%task, %error, "not sent")).is_ok()
+    }
+
+    fn order(&self, life: Life, kind: order::Kind) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        if let Some(session) = shared.session_of(life) {
+            session.order(kind);
+        }
+    }
+}
+
+fn named(task: TaskId, attempt: Attempt) -> proto::AttemptRef {
+    AttemptRef { task: Bytes::copy_from_slice(&task.to_bytes()), attempt: attempt.0 }
+}
