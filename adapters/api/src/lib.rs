@@ -186,6 +186,13 @@ pub trait Adapter: Send + Sync + 'static {
     /// When the provider cannot be asked; never an incomplete list.
     async fn list(&self, fleet: &FleetName) -> Result<Vec<Node>, AdapterError>;
 
+    /// Nodes that [`Adapter::list`] has found and a process before this one has started are this
+    /// one's from now on: their ends are told by notices, as those of its own are. An adapter that
+    /// sees no exit has nothing to do.
+    async fn adopt(&self, nodes: &[Node]) {
+        let _ = nodes;
+    }
+
     /// The stream of notices for one fleet. Bounded: an adapter waits for room.
     fn notices(&self, fleet: &FleetName) -> mpsc::Receiver<Notice>;
 }

@@ -1,4 +1,5 @@
 use std::fs::{self, File, OpenOptions};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -10,14 +11,17 @@ use overseer_labor::marker;
 use overseer_protocol::Cause;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncWriteExt;
+use tokio::io::unix::AsyncFd;
 use tokio::process::{ChildStdin, Command};
 use tokio::sync::watch;
 
-use crate::{Inner, found};
+use crate::{Inner, adopted, found};
 
 /// An agent that was started and whose end has not been seen.
 pub(crate) struct Running {
     pid: u32,
+    /// Of one that another process has started.
+    adopted: Option<Arc<AsyncFd<OwnedFd>>>,
     gone: watch::Receiver<bool>,
 }
 
@@ -31,7 +35,11 @@ impl Running {
         };
         let mut bootstrap = request.bootstrap.to_json().map_err(|e| AdapterError::Invalid(e.to_string()))?;
         bootstrap.push(b'\n');
-        let mut child = Command::new(&inner.program)
+        let mut command = Command::new(&inner.program);
+        if let Some(directory) = &directory {
+            command.env(found::DIRECTORY, directory);
+        }
+        let mut child = command
             .args(["__overseer", "labor"])
             .env(marker::VARIABLE, key.to_string())
             .stdin(Stdio::piped())
@@ -63,7 +71,12 @@ impl Running {
                 let _ = notices.send(Notice::Ended(key, cause)).await;
             }
         });
-        Ok(Self { pid, gone })
+        Ok(Self { pid, adopted: None, gone })
+    }
+
+    /// An agent that another process has started.
+    pub(crate) fn adopted(pid: u32, handle: Arc<AsyncFd<OwnedFd>>, gone: watch::Receiver<bool>) -> Self {
+        Self { pid, adopted: Some(handle), gone }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -76,6 +89,11 @@ impl Running {
 
     /// Kills the agent's group; what is returned tells when nothing of it is left.
     pub(crate) fn kill(&self) -> watch::Receiver<bool> {
+        if let Some(handle) = &self.adopted {
+            // One that has ended already is fine. The rest of its group goes by its mark.
+            let _ = adopted::kill(handle);
+            return self.gone.clone();
+        }
         // Not reaped before its watcher has seen the end, so the number is still its own; a
         // group that has ended already is fine.
         if !*self.gone.borrow()
@@ -117,7 +135,7 @@ fn end_of(status: std::io::Result<ExitStatus>) -> Cause {
 }
 
 /// What the agent has left running is ended, its directory removed.
-async fn clean_up(mark: String, directory: Option<PathBuf>) {
+pub(crate) async fn clean_up(mark: String, directory: Option<PathBuf>) {
     let clean = tokio::task::spawn_blocking(move || {
         if let Err(error) = marker::end_marked(&mark) {
             tracing::error!(%error, "processes are left");

@@ -1,10 +1,16 @@
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
 use overseer_adapter::{Node, NodeKey};
 use overseer_labor::marker;
 use overseer_protocol::FleetName;
+
+/// The variable that tells the directory of an agent to the process that comes after this one.
+pub(crate) const DIRECTORY: &str = "OVERSEER_NODE_DIRECTORY";
 
 /// The nodes of a fleet that have processes of this user, whoever started them, such as the
 /// server before this one. A node is called by its agent's process id; where the agent is gone
@@ -26,6 +32,18 @@ pub(crate) fn nodes(fleet: &FleetName) -> io::Result<BTreeMap<NodeKey, Node>> {
     Ok(found.into_iter().map(node).collect())
 }
 
+/// The process id that a node is called by.
+pub(crate) fn pid(node: &Node) -> Option<u32> {
+    node.provider_id.strip_prefix("pid ")?.parse().ok()
+}
+
+/// The directory of an agent, if that process is the agent of this node and has one; the outer
+/// None for any other process.
+pub(crate) fn directory_of_agent(pid: u32, key: &NodeKey) -> Option<Option<PathBuf>> {
+    let agent = mark(pid).as_ref() == Some(key) && is_agent(pid);
+    agent.then(|| variable(pid, DIRECTORY).map(|path| PathBuf::from(OsString::from_vec(path))))
+}
+
 /// A node as it is called by its agent's process id.
 pub(crate) fn node(key: NodeKey, pid: u32) -> Node {
     Node { key, provider_id: format!("pid {pid}") }
@@ -33,10 +51,13 @@ pub(crate) fn node(key: NodeKey, pid: u32) -> Node {
 
 /// Of which node a process is. None for another user's, or one that has just ended.
 fn mark(pid: u32) -> Option<NodeKey> {
+    String::from_utf8(variable(pid, marker::VARIABLE)?).ok()?.parse().ok()
+}
+
+fn variable(pid: u32, name: &str) -> Option<Vec<u8>> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
-    let start = format!("{}=", marker::VARIABLE);
-    let mark = environment.split(|b| *b == 0).find_map(|v| v.strip_prefix(start.as_bytes()))?;
-    std::str::from_utf8(mark).ok()?.parse().ok()
+    let start = format!("{name}=");
+    environment.split(|b| *b == 0).find_map(|v| v.strip_prefix(start.as_bytes())).map(<[u8]>::to_vec)
 }
 
 fn is_agent(pid: u32) -> bool {

@@ -2,8 +2,10 @@
 //!
 //! Each is a process group of its own in a directory of its own. The standard input of an
 //! agent is a pipe that this process holds: when this process ends, however it ends, the agents
-//! see its end and end too. Those that do not are found again by the mark in their environment.
+//! see its end and end too. Those that do not, for a server may be started again beside its labors,
+//! are found again by the mark in their environment.
 
+mod adopted;
 mod child;
 mod found;
 
@@ -152,6 +154,19 @@ impl Adapter for Local {
         nodes.retain(|key, _| !before.contains_key(key));
         nodes.extend(self.own(fleet));
         Ok(nodes.into_values().collect())
+    }
+
+    async fn adopt(&self, found: &[Node]) {
+        let mut nodes = self.inner.nodes.lock();
+        for node in found {
+            if nodes.over.has(&node.key) || nodes.running.contains_key(&node.key) {
+                continue;
+            }
+            // Where only others than the agent are left, `terminate` ends them by their mark.
+            if let Some(running) = adopted::adopt(&self.inner, node) {
+                nodes.running.insert(node.key.clone(), running);
+            }
+        }
     }
 
     fn notices(&self, fleet: &FleetName) -> mpsc::Receiver<Notice> {

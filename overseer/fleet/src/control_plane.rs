@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use overseer_protocol::{Endpoint, FleetName, SessionId};
 use parking_lot::{Mutex, RwLock};
@@ -20,6 +20,7 @@ use crate::fleet::{FleetHandle, FleetShared};
 use crate::gateway::{self, Gateway};
 use crate::logs::Logs;
 use crate::payload::Payloads;
+use crate::records::Records;
 use crate::store::{Store, StoreError};
 use crate::tasks::TaskStorage;
 
@@ -28,6 +29,8 @@ use crate::tasks::TaskStorage;
 /// year must be started again before its end, or agents refuse to connect. They trust the
 /// authority, so they need not be told of a new one.
 const SERVER_CERTIFICATE: Duration = Duration::from_secs(365 * 86_400);
+/// How long after the start of a server a fleet that it does not have yet may still come.
+const SETTLING: Duration = Duration::from_secs(60);
 /// Longest path of a unix socket that every system takes, in bytes.
 const SOCKET_PATH: usize = 100;
 
@@ -137,6 +140,7 @@ impl ControlPlaneBuilder {
             next_session: AtomicU64::new(1),
             shutdown,
             served: self.served,
+            started: Instant::now(),
             servers: Mutex::default(),
             _socket_directory: socket_directory,
             data,
@@ -179,6 +183,7 @@ struct Inner {
     next_session: AtomicU64,
     shutdown: watch::Sender<bool>,
     served: bool,
+    started: Instant,
     servers: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     _socket_directory: Option<tempfile::TempDir>,
     data: DataDir,
@@ -268,6 +273,20 @@ impl ControlPlane {
 
     pub(crate) fn is_embedded(&self) -> bool {
         !self.inner.served
+    }
+
+    pub(crate) fn is_ephemeral(&self) -> bool {
+        self.inner.data.is_ephemeral()
+    }
+
+    pub(crate) fn records(&self) -> Records {
+        Records::new(Arc::clone(&self.inner.store))
+    }
+
+    /// Whether fleets may still be on their way that the server before this one had: their labors
+    /// dial as soon as somebody listens, and are told to come again.
+    pub(crate) fn is_settling(&self) -> bool {
+        self.inner.served && self.inner.started.elapsed() < SETTLING
     }
 
     pub(crate) fn next_session(&self) -> SessionId {

@@ -27,6 +27,9 @@ pub struct LaborRecord {
     /// The provider's name of its node, once there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// Nothing follows this life.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unwanted: bool,
     /// Why it ended, or its last life did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
@@ -233,6 +236,7 @@ mod tests {
             adapter: "local".into(),
             state: LaborState::Requested,
             node: None,
+            unwanted: false,
             cause: None,
             updated_ms: 5,
         }

@@ -13,6 +13,7 @@ mod payloads;
 mod planes;
 mod programs;
 mod queues;
+mod recovery;
 mod releases;
 mod restarts;
 mod starts;

@@ -5,7 +5,11 @@ use overseer_protocol::{Cause, Generation, LaborId, LaborState, SessionId};
 
 use super::labor::{Labor, Phase};
 use super::restart::Intensity;
-use super::{Effect, Escalation, Event, Happening, Life, Millis, Options, WhatNext};
+use super::{Effect, Escalation, Event, Found, Happening, Life, Millis, Options, WhatNext};
+
+/// How long an agent may take to find a server that was started again: its longest wait between
+/// two tries, and some more.
+const REATTACH: Duration = Duration::from_secs(15);
 
 /// No slot is free.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -101,6 +105,7 @@ impl FleetCore {
         let mut out = Vec::new();
         match event {
             Event::Start(id) => self.start(now, id, &mut out),
+            Event::Adopted { life, found, unwanted } => self.adopt(now, life, found, unwanted, &mut out),
             Event::Drain(id) => self.drain(now, id, Cause::Asked, true, &mut out),
             Event::Terminate(id, cause) => self.terminate(now, id, cause, &mut out),
             Event::Tick => self.tick(now, &mut out),
@@ -243,6 +248,49 @@ impl FleetCore {
         };
         self.labors.insert(id, labor);
         self.request(now, id, out);
+    }
+
+    /// Takes over a labor of the server before this one, also over `max_nodes`.
+    fn adopt(&mut self, now: Millis, life: Life, found: Found, unwanted: bool, out: &mut Vec<Effect>) {
+        if self.labors.contains_key(&life.labor) {
+            return;
+        }
+        // When its node last had word from an Overseer is not known: at the latest just now.
+        let lease_end = now + self.options.lease.as_millis() as u64;
+        let labor = Labor {
+            id: life.labor,
+            generation: life.generation,
+            phase: Phase::Booting,
+            deadline: None,
+            load_by: None,
+            heard: now,
+            lease_end,
+            failures: 0,
+            unwanted,
+        };
+        self.labors.insert(life.labor, labor);
+        match found {
+            Found::Booting => self.enter(now, life, Phase::Booting, None, out),
+            Found::Running => {
+                let cause = Cause::OwnerLost;
+                self.enter(now, life, Phase::Lost { cause: cause.clone() }, Some(cause), out);
+                let away = self.options.grace.max(self.options.lease.min(REATTACH));
+                if let Some(labor) = self.labors.get_mut(&life.labor) {
+                    labor.deadline = Some(now + away.as_millis() as u64);
+                }
+            }
+            Found::Ending(cause) => self.end_node(now, life, cause, out),
+            Found::Waiting if unwanted => self.forget(now, life, Cause::Asked, out),
+            Found::Waiting => {
+                self.enter(now, life, Phase::Backoff, None, out);
+                self.next_life(now, life.labor, out);
+            }
+        }
+    }
+
+    /// Whether something may follow the present life of a labor.
+    pub fn is_wanted(&self, labor: LaborId) -> bool {
+        !self.stopping && self.labors.get(&labor).is_some_and(|l| !l.unwanted)
     }
 
     fn request(&mut self, now: Millis, id: LaborId, out: &mut Vec<Effect>) {

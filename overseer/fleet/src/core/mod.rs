@@ -132,6 +132,15 @@ impl Default for Deadlines {
 pub enum Event {
     /// A child was asked for; admitted by [`FleetCore::admit`].
     Start(LaborId),
+    /// The server before this one had it.
+    Adopted {
+        /// Its last life.
+        life: Life,
+        /// How that one was found.
+        found: Found,
+        /// Nothing follows that life.
+        unwanted: bool,
+    },
     /// The adapter has accepted.
     Accepted(Life),
     /// Intent not stored or adapter refused.
@@ -178,6 +187,19 @@ pub enum Event {
     TerminateFailed(Life),
     /// A deadline may have passed.
     Tick,
+}
+
+/// How a labor of the server before this one was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// Its node is there and has not been paired yet.
+    Booting,
+    /// Its node is there and had a session: it dials again by itself.
+    Running,
+    /// Its node is there, or may be, and is to end for this cause.
+    Ending(Cause),
+    /// It waits for its next life.
+    Waiting,
 }
 
 /// What is to be done. The shell does it and feeds the outcome back as an event.

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 
 const LABORS: u64 = 3;
-const EVENTS: usize = 17;
+const EVENTS: usize = 18;
 
 fn id(n: u64) -> LaborId {
     LaborId::new(n, 7)
@@ -112,6 +112,16 @@ fn event(kind: usize, life: Life, session: SessionId, variant: u8) -> Event {
         14 => Event::Drained(life),
         15 => Event::Terminate(life.labor, cause),
         16 => Event::TerminateFailed(life),
+        17 => Event::Adopted {
+            life,
+            found: match variant % 4 {
+                0 => Found::Booting,
+                1 => Found::Running,
+                2 => Found::Ending(cause),
+                _ => Found::Waiting,
+            },
+            unwanted: variant > 127,
+        },
         _ => Event::Tick,
     }
 }
@@ -175,6 +185,17 @@ fn no_sequence_of_events_leaves_a_slot_a_node_or_a_call_behind() {
             }
             if matches!(event, Event::Ended(..)) {
                 world.dies(life);
+            }
+            if let Event::Adopted { found, .. } = &event
+                && current.is_none()
+            {
+                if core.admit(1).is_err() || core.is_stopping() {
+                    continue;
+                }
+                world.started.insert(life.labor);
+                if *found != Found::Waiting {
+                    world.nodes.insert(life, false);
+                }
             }
             let effects = core.on_event(now, event);
             world.take(&core, &effects);

@@ -1,6 +1,6 @@
 //! The shell around [`FleetCore`]: feeds events in, carries effects out, and waits for nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -13,9 +13,10 @@ use tokio::time::Instant;
 
 use super::handler::Told;
 use super::nodes::Nodes;
+use super::recovery::Left;
 use super::shared::FleetShared;
 use crate::callbacks::FleetEvent;
-use crate::core::{AtCapacity, Effect, Event, FleetCore, Happening, Life, Millis, Requeue, TaskEvent};
+use crate::core::{AtCapacity, Effect, Event, FleetCore, Found, Happening, Life, Millis, Requeue, TaskEvent};
 use crate::labor::{Labor, LaborShared};
 use crate::session::Session;
 
@@ -39,6 +40,8 @@ pub(crate) struct FleetArguments {
     pub(crate) shared: Arc<FleetShared>,
     /// Made with the actor's own reference, which it reports to.
     pub(crate) nodes: Box<dyn FnOnce(ActorRef<FleetMessage>) -> Nodes + Send>,
+    /// What an earlier process has left.
+    pub(crate) left: Left,
     pub(crate) seed: u64,
 }
 
@@ -65,12 +68,12 @@ impl Actor for FleetActor {
         myself: ActorRef<FleetMessage>,
         arguments: FleetArguments,
     ) -> Result<FleetState, ActorProcessingErr> {
-        let FleetArguments { shared, nodes, seed } = arguments;
+        let FleetArguments { shared, nodes, left, seed } = arguments;
         let nodes = Arc::new(nodes(myself.clone()));
         let core = FleetCore::new(shared.options.clone(), seed);
         let tasks = vec![
             tokio::spawn(notices(Arc::clone(&nodes), myself.clone())),
-            tokio::spawn(sweeps(myself)),
+            tokio::spawn(sweeps(myself.clone())),
             tokio::spawn({
                 let nodes = Arc::clone(&nodes);
                 async move { nodes.records.run(nodes.plane.store()).await }
@@ -78,7 +81,10 @@ impl Actor for FleetActor {
         ];
         let clock = Instant::now();
         let (armed, stopping, last_id) = (None, Vec::new(), (0, 0));
-        Ok(FleetState { core, shared, nodes, clock, armed, stopping, last_id, tasks })
+        let mut state = FleetState { core, shared, nodes, clock, armed, stopping, last_id, tasks };
+        state.take_over(left);
+        state.arm(&myself);
+        Ok(state)
     }
 
     async fn handle(
@@ -237,6 +243,31 @@ impl FleetState {
         myself.stop(None);
     }
 
+    /// Goes on with the labors that an earlier process has left, and ends what it does not know.
+    fn take_over(&mut self, left: Left) {
+        let embedded = self.nodes.embedded;
+        let mut survivors = BTreeSet::new();
+        for (record, found) in left.labors {
+            let life = Life { labor: record.labor, generation: record.generation };
+            if found == Found::Running {
+                survivors.insert(life);
+            }
+            tracing::info!(labor = %life.labor, generation = life.generation.0, ?found, "a labor is taken over");
+            let shared =
+                LaborShared::new(life.labor, crate::random::u64(), Arc::clone(&self.shared.payloads));
+            self.shared.labors.write().insert(life.labor, Arc::new(shared));
+            let unwanted = record.unwanted || embedded;
+            self.nodes.records.seed(record);
+            let effects = self.core.on_event(self.now(), Event::Adopted { life, found, unwanted });
+            self.carry_out(effects);
+        }
+        self.tasks(TaskEvent::Survivors(survivors));
+        if !left.strangers.is_empty() {
+            tracing::warn!(nodes = left.strangers.len(), "nodes that no record knows are ended");
+            tokio::spawn(Arc::clone(&self.nodes).end_late(left.strangers));
+        }
+    }
+
     fn new_labor(&mut self) -> Labor {
         let millis = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
         // Of two in one millisecond the later one has the larger id too: they sort by age.
@@ -311,7 +342,8 @@ impl FleetState {
                     }
                     self.shared.record(life, labor, cause.clone());
                     if labor != LaborState::Terminated {
-                        self.nodes.records.enter(life, labor, cause);
+                        let wanted = self.core.is_wanted(life.labor);
+                        self.nodes.records.enter(life, labor, wanted, cause);
                     }
                 }
                 Effect::Tell(happening) => {

@@ -10,6 +10,7 @@ use super::actor::{FleetActor, FleetArguments};
 use super::handler::HandlerActor;
 use super::nodes::Nodes;
 use super::record_writer::RecordWriter;
+use super::recovery::{self, RecoveryError};
 use super::{Fleet, FleetHandle, FleetShared};
 use crate::callbacks::{Overseer, Quiet};
 use crate::control_plane::{ControlPlane, ControlPlaneError};
@@ -40,6 +41,9 @@ pub enum StartError {
     /// Its own control plane did not start.
     #[error(transparent)]
     ControlPlane(#[from] ControlPlaneError),
+    /// What an earlier process has left could not be taken up.
+    #[error(transparent)]
+    Recovery(RecoveryError),
     /// The tasks that the store has could not be taken up.
     #[error(transparent)]
     Tasks(TaskError),
@@ -57,6 +61,7 @@ impl StartError {
             Self::NameTaken(_) => "fleet.name_taken",
             Self::Option { .. } => "fleet.option",
             Self::ControlPlane(error) => error.code(),
+            Self::Recovery(error) => error.code(),
             Self::Tasks(error) => error.code(),
             Self::Init(_) => "fleet.init",
         }
@@ -229,6 +234,13 @@ impl<H: Overseer> FleetBuilder<H> {
         if !plane.reserve(&shared) {
             return Err(StartError::NameTaken(name));
         }
+        let left = match recovery::look(&plane, &*adapter, &name).await {
+            Ok(left) => left,
+            Err(error) => {
+                plane.release(&shared);
+                return Err(StartError::Recovery(error));
+            }
+        };
         match Tasks::start(plane.tasks(&name), &shared, shared.options.backoff.clone()).await {
             Ok(tasks) => drop(shared.tasks.set(Arc::new(tasks))),
             Err(error) => {
@@ -250,7 +262,8 @@ impl<H: Overseer> FleetBuilder<H> {
             actor,
             records: RecordWriter::new(),
         });
-        let arguments = FleetArguments { shared: Arc::clone(&shared), nodes, seed: crate::random::u64() };
+        let arguments =
+            FleetArguments { shared: Arc::clone(&shared), nodes, left, seed: crate::random::u64() };
         let actor = match FleetActor::spawn(None, FleetActor, arguments).await {
             Ok((actor, _)) => actor,
             Err(error) => {

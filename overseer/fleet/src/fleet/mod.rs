@@ -5,6 +5,7 @@ mod builder;
 mod handler;
 mod nodes;
 mod record_writer;
+mod recovery;
 mod shared;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ pub(crate) use self::actor::FleetMessage;
 pub use self::builder::{FleetBuilder, StartError};
 pub(crate) use self::handler::Told;
 use self::handler::{HandlerMessage, Visit};
+pub use self::recovery::RecoveryError;
 pub(crate) use self::shared::FleetShared;
 use self::shared::Place;
 use crate::call::{CallError, CallOptions};

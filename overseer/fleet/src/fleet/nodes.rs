@@ -107,6 +107,7 @@ impl Nodes {
                 adapter: self.adapter.name().to_owned(),
                 state: LaborState::Requested,
                 node: None,
+                unwanted: false,
                 cause: None,
                 updated_ms: millis(now),
             };
@@ -184,7 +185,7 @@ impl Nodes {
 
     /// Ends nodes that came when their life was over, until that is confirmed: nobody else
     /// knows of them.
-    async fn end_late(self: Arc<Self>, mut lives: Vec<Life>) {
+    pub(crate) async fn end_late(self: Arc<Self>, mut lives: Vec<Life>) {
         for tries in 1u32.. {
             let keys: Vec<NodeKey> = lives.iter().map(|l| self.key(*l)).collect();
             let answers = self.adapter.terminate(&keys).await;

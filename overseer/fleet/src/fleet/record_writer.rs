@@ -77,9 +77,10 @@ impl RecordWriter {
         self.change(labor, |record| record.node = Some(provider_id));
     }
 
-    pub(crate) fn enter(&self, life: Life, state: LaborState, cause: Option<Cause>) {
+    pub(crate) fn enter(&self, life: Life, state: LaborState, wanted: bool, cause: Option<Cause>) {
         self.change(life.labor, |record| {
             (record.generation, record.state, record.cause) = (life.generation, state, cause);
+            record.unwanted = !wanted;
         });
     }
 
@@ -166,6 +167,7 @@ mod tests {
             adapter: "local".into(),
             state: LaborState::Requested,
             node: None,
+            unwanted: false,
             cause: None,
             updated_ms: 5,
         }
@@ -185,7 +187,7 @@ mod tests {
             let record = record(n);
             let life = Life { labor: record.labor, generation: record.generation };
             writer.seed(record.clone());
-            writer.enter(life, LaborState::Booting, None);
+            writer.enter(life, LaborState::Booting, true, None);
             writer.flush(&*store).await.unwrap();
             assert!(store.get(&record.key()).await.unwrap().is_some());
             writer.forget(record.labor);
@@ -207,7 +209,7 @@ mod tests {
             let record = record(n);
             let life = Life { labor: record.labor, generation: record.generation };
             writer.seed(record.clone());
-            writer.enter(life, LaborState::Booting, None);
+            writer.enter(life, LaborState::Booting, true, None);
             // Polled once: the store has been asked and its answer is not awaited.
             let cut = tokio::time::timeout(Duration::ZERO, writer.flush(&*store)).await;
             drop(cut);

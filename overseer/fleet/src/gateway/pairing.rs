@@ -30,6 +30,10 @@ impl Pairing for Gateway {
             refusal(&refused)
         })?;
         let fleet = self.plane.fleet(&identity.fleet);
+        if fleet.is_none() && self.plane.is_settling() {
+            // With the same key the claim is good again.
+            return Err(Status::unavailable(format!("fleet {} may still be started", identity.fleet)));
+        }
         let labor = fleet.as_ref().and_then(|f| f.shared.present(identity.labor, identity.generation));
         let (Some(fleet), Some(labor)) = (fleet, labor) else {
             return Err(Status::unauthenticated("the claim was made for a life that is over"));

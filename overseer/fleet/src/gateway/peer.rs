@@ -51,8 +51,11 @@ impl Gateway {
             return Err((identity, Status::unauthenticated(why)));
         }
         let Some(fleet) = self.plane.fleet(&identity.fleet) else {
-            let why = format!("there is no fleet {} here", identity.fleet);
-            return Err((identity, Status::permission_denied(why)));
+            let refusal = match self.plane.is_settling() {
+                true => Status::unavailable(format!("fleet {} may still be started", identity.fleet)),
+                false => Status::permission_denied(format!("there is no fleet {} here", identity.fleet)),
+            };
+            return Err((identity, refusal));
         };
         let Some(labor) = fleet.shared.present(identity.labor, identity.generation) else {
             let why = format!("life {} of labor {} is over", identity.generation, identity.labor);

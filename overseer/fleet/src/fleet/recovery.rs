@@ -1,0 +1,120 @@
+//! What the server before this one has left: read from the store, held against what the adapter
+//! has, before the fleet takes anything up.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use overseer_adapter::{Adapter, AdapterError, Node, NodeKey};
+use overseer_protocol::{Cause, FleetName, LaborState};
+
+use crate::control_plane::ControlPlane;
+use crate::core::{Found, Life};
+use crate::records::{LaborRecord, RecordError};
+
+/// Records that are read at once.
+const PAGE: usize = 256;
+/// How often an adapter that cannot say what it has is asked again.
+const TRIES: u32 = 5;
+const BETWEEN: Duration = Duration::from_millis(500);
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Left {
+    /// Labors to take over.
+    pub(crate) labors: Vec<(LaborRecord, Found)>,
+    /// Nodes that no record knows: they are ended.
+    pub(crate) strangers: Vec<Life>,
+}
+
+/// Why it could not be found out.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// The records cannot be read.
+    #[error(transparent)]
+    Records(#[from] RecordError),
+    /// The adapter cannot say what it has.
+    #[error(
+        "adapter {adapter} cannot list the nodes of fleet {fleet}: {source}; mend that, then start again"
+    )]
+    Adapter {
+        /// Its name.
+        adapter: &'static str,
+        /// The fleet.
+        fleet: FleetName,
+        /// What it said.
+        source: AdapterError,
+    },
+}
+
+impl RecoveryError {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Records(error) => error.code(),
+            Self::Adapter { .. } => "fleet.no_inventory",
+        }
+    }
+}
+
+/// Looks for everything of a fleet that may be left.
+pub(crate) async fn look(
+    plane: &ControlPlane,
+    adapter: &dyn Adapter,
+    fleet: &FleetName,
+) -> Result<Left, RecoveryError> {
+    if plane.is_ephemeral() {
+        // It was made just now, and ends with us.
+        return Ok(Left::default());
+    }
+    let mut records = Vec::new();
+    loop {
+        let after = records.last().map(|r: &LaborRecord| r.labor);
+        let page = plane.records().list(fleet, after, PAGE).await?;
+        if page.is_empty() {
+            break;
+        }
+        records.extend(page.into_iter().map(|stored| stored.record));
+    }
+    let nodes = inventory(adapter, fleet).await?;
+    adapter.adopt(&nodes).await;
+    let mut there: BTreeMap<NodeKey, Node> = nodes.into_iter().map(|node| (node.key.clone(), node)).collect();
+    let mut left = Left::default();
+    for record in records {
+        let key = NodeKey { fleet: fleet.clone(), labor: record.labor, generation: record.generation };
+        let node = there.remove(&key);
+        let found = found(&record, node.is_some(), plane.is_embedded());
+        left.labors.push((record, found));
+    }
+    let life = |key: NodeKey| Life { labor: key.labor, generation: key.generation };
+    left.strangers = there.into_keys().map(life).collect();
+    Ok(left)
+}
+
+/// What a record and the inventory say together.
+fn found(record: &LaborRecord, there: bool, embedded: bool) -> Found {
+    let cause = || record.cause.clone().unwrap_or(Cause::OwnerLost);
+    match record.state {
+        // Its labors end with the process; whoever starts anew starts its own.
+        _ if embedded => Found::Ending(Cause::OwnerLost),
+        LaborState::Backoff => Found::Waiting,
+        LaborState::Draining | LaborState::Terminating | LaborState::Terminated => Found::Ending(cause()),
+        LaborState::Requested | LaborState::Booting if there => Found::Booting,
+        _ if there => Found::Running,
+        // It was never made, or has ended since: its adapter confirms that.
+        _ => Found::Ending(Cause::OwnerLost),
+    }
+}
+
+async fn inventory(adapter: &dyn Adapter, fleet: &FleetName) -> Result<Vec<Node>, RecoveryError> {
+    for tries in 1.. {
+        match adapter.list(fleet).await {
+            Ok(nodes) => return Ok(nodes),
+            Err(source) if tries == TRIES => {
+                return Err(RecoveryError::Adapter { adapter: adapter.name(), fleet: fleet.clone(), source });
+            }
+            Err(error) => tracing::warn!(%fleet, %error, "the adapter cannot list its nodes; asking again"),
+        }
+        tokio::time::sleep(BETWEEN * tries).await;
+    }
+    Ok(Vec::new())
+}
