@@ -1,14 +1,14 @@
 //! Local nodes that another process has started, such as the server before this one.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use overseer::adapter::{Adapter, Ended, Node, NodeKey, Notice, Request};
 use overseer::local::Local;
 use overseer::{Cause, FleetName, Generation, LaborId, Resources};
 use overseer_labor::marker;
 use overseer_protocol::{Bootstrap, Claim, Endpoint, OnLeaseLost, Secret};
-use overseer_tests::{labor, processes, within};
+use overseer_tests::{eventually, labor, processes, within};
 
 fn fleet(name: &str) -> FleetName {
     format!("{name}-{}", std::process::id()).parse().unwrap()
@@ -77,17 +77,33 @@ async fn nodes_that_somebody_else_started_are_listed_and_ended() {
 async fn what_is_left_of_a_node_without_its_agent_is_listed_too() {
     let fleet = fleet("left");
     let key = key(&fleet, 1);
-    let mut left = Command::new("sleep")
+    let sleep = Command::new("sleep")
         .arg("1000")
         .env(marker::VARIABLE, key.to_string())
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
+    let mut left = Killed(sleep);
     let local = Local::with_program(labor!());
-    let node = Node { key: key.clone(), provider_id: format!("pid {}", left.id()) };
-    assert_eq!(local.list(&fleet).await.unwrap(), [node]);
+    let node = Node { key: key.clone(), provider_id: format!("pid {}", left.0.id()) };
+    // One that is just becoming another program shows no environment for a moment.
+    let listed = eventually("it is listed", async || {
+        let found = local.list(&fleet).await.unwrap();
+        (!found.is_empty()).then_some(found)
+    });
+    assert_eq!(listed.await, [node]);
     // It is gone for the adapter when it runs no more, though its parent has not looked yet.
     assert_eq!(local.terminate(&[key]).await, [Ok(Ended::Confirmed)]);
     assert_eq!(local.list(&fleet).await.unwrap(), []);
-    assert!(!left.wait().unwrap().success());
+    assert!(!left.0.wait().unwrap().success());
+}
+
+/// Ended also where a test has failed.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
