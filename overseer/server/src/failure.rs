@@ -1,5 +1,6 @@
 //! An error as people and programs see it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
@@ -14,7 +15,7 @@ pub(crate) struct Failure {
     /// How the program ends.
     pub(crate) exit: Exit,
     /// Stable code, such as `build.source`.
-    pub(crate) code: &'static str,
+    pub(crate) code: Cow<'static, str>,
     /// What is wrong.
     pub(crate) message: String,
     /// What to do.
@@ -36,7 +37,7 @@ pub(crate) struct Place {
 impl Failure {
     /// Something that the user can put right.
     pub(crate) fn input(code: &'static str, message: impl Into<String>) -> Self {
-        Self { exit: Exit::BadInput, code, message: message.into(), help: None, place: None }
+        Self { exit: Exit::BadInput, code: Cow::Borrowed(code), message: message.into(), help: None, place: None }
     }
 
     /// Something that failed in the machinery.
@@ -56,7 +57,7 @@ impl Failure {
         let place = self.place.as_deref();
         Document {
             event: "error",
-            code: self.code,
+            code: &self.code,
             message: &self.message,
             help: self.help.as_deref(),
             file: place.map(|p| p.source.name()),
@@ -72,7 +73,7 @@ impl Failure {
 #[derive(Debug, Serialize)]
 pub(crate) struct Document<'a> {
     event: &'static str,
-    code: &'static str,
+    code: &'a str,
     message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     help: Option<&'a str>,
@@ -103,7 +104,7 @@ impl std::error::Error for Failure {}
 
 impl Diagnostic for Failure {
     fn code(&self) -> Option<Box<dyn fmt::Display + '_>> {
-        Some(Box::new(self.code))
+        Some(Box::new(&self.code))
     }
 
     fn help(&self) -> Option<Box<dyn fmt::Display + '_>> {

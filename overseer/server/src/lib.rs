@@ -2,8 +2,10 @@
 //! benches run just what they were built with.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod api;
 mod build;
 mod cli;
+mod config;
 mod doctor;
 mod exit;
 mod failure;
