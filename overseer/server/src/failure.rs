@@ -37,12 +37,27 @@ pub(crate) struct Place {
 impl Failure {
     /// Something that the user can put right.
     pub(crate) fn input(code: &'static str, message: impl Into<String>) -> Self {
-        Self { exit: Exit::BadInput, code: Cow::Borrowed(code), message: message.into(), help: None, place: None }
+        Self {
+            exit: Exit::BadInput,
+            code: Cow::Borrowed(code),
+            message: message.into(),
+            help: None,
+            place: None,
+        }
     }
 
     /// Something that failed in the machinery.
     pub(crate) fn fault(code: &'static str, message: impl Into<String>) -> Self {
         Self { exit: Exit::Fault, ..Self::input(code, message) }
+    }
+
+    /// From an error of the crates below, whose text is `what is wrong; what to do`.
+    pub(crate) fn told(exit: Exit, code: impl Into<Cow<'static, str>>, text: &str) -> Self {
+        let (message, help) = match text.split_once("; ") {
+            Some((message, help)) => (message, Some(help.to_owned())),
+            None => (text, None),
+        };
+        Self { exit, code: code.into(), message: message.to_owned(), help, place: None }
     }
 
     /// With advice.

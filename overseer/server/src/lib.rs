@@ -5,6 +5,7 @@
 mod api;
 mod build;
 mod cli;
+mod client;
 mod config;
 mod doctor;
 mod exit;
@@ -12,6 +13,7 @@ mod failure;
 mod labor;
 mod output;
 mod release;
+mod serve;
 mod table;
 
 use std::process::ExitCode;

@@ -133,13 +133,7 @@ impl Config {
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self {
-            data: None,
-            socket: None,
-            listen: None,
-            on_stop: OnStop::Keep,
-            grace: Duration::from_secs(10),
-        }
+        Self { data: None, socket: None, listen: None, on_stop: OnStop::Keep, grace: Duration::from_secs(10) }
     }
 }
 

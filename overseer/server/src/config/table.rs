@@ -104,11 +104,7 @@ impl<'a, 'i> Table<'a, 'i> {
     }
 
     /// A text.
-    pub(super) fn text(
-        &self,
-        key: &'static str,
-        example: &str,
-    ) -> Result<Option<Located<String>>, Failure> {
+    pub(super) fn text(&self, key: &'static str, example: &str) -> Result<Option<Located<String>>, Failure> {
         let Some(value) = self.get(key) else { return Ok(None) };
         self.as_text(key, value, &format!("{key} = {example}")).map(Some)
     }
@@ -185,7 +181,8 @@ impl<'a, 'i> Table<'a, 'i> {
     /// A duration as text, longer than nothing.
     pub(super) fn duration(&self, key: &'static str) -> Result<Option<Located<Duration>>, Failure> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        let help = format!("write a number and its unit, such as {key} = \"30s\", \"500ms\", \"5m\" or \"1h\"");
+        let help =
+            format!("write a number and its unit, such as {key} = \"30s\", \"500ms\", \"5m\" or \"1h\"");
         let DeValue::String(text) = value.get_ref() else {
             return Err(self.expected(key, value, "a duration as text", help));
         };

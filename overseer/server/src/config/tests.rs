@@ -15,7 +15,8 @@ fn the_example_is_a_configuration_and_says_the_defaults() {
     let uncommented: String = EXAMPLE
         .lines()
         .map(|line| {
-            let key = line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()));
+            let key =
+                line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()));
             format!("{}\n", key.unwrap_or(line))
         })
         .collect();
@@ -56,13 +57,25 @@ type Case = (&'static str, u32, Option<&'static str>, &'static str, &'static str
 #[test]
 fn every_key_that_is_wrong_is_shown_with_what_would_be_right() {
     let in_fleet: &[Case] = &[
-        ("adapterr = \"local\"", 4, Some("fleets.web.adapterr"), "config.unknown_key", "did you mean `adapter`"),
+        (
+            "adapterr = \"local\"",
+            4,
+            Some("fleets.web.adapterr"),
+            "config.unknown_key",
+            "did you mean `adapter`",
+        ),
         ("zzz = 1", 4, Some("fleets.web.zzz"), "config.unknown_key", "the keys here are `adapter`"),
         ("trust = \"me.pub\"", 4, Some("fleets.web.trust"), "config.value", "trust = [\"me.pub\"]"),
         ("trust = [1]", 4, Some("fleets.web.trust"), "config.value", "trust = [\"me.pub\"]"),
         ("trust = [\"\"]", 4, Some("fleets.web.trust"), "config.value", "trust = [\"me.pub\"]"),
         ("unsigned = true", 4, Some("fleets.web.unsigned"), "config.value", "unsigned = \"allow\""),
-        ("unsigned = \"alow\"", 4, Some("fleets.web.unsigned"), "config.value", "did you mean unsigned = \"allow\""),
+        (
+            "unsigned = \"alow\"",
+            4,
+            Some("fleets.web.unsigned"),
+            "config.value",
+            "did you mean unsigned = \"allow\"",
+        ),
         ("labors = \"3\"", 4, Some("fleets.web.labors"), "config.value", "from 0 to 10000"),
         ("labors = -1", 4, Some("fleets.web.labors"), "config.value", "from 0 to 10000"),
         ("labors = 99999999999999999999", 4, None, "config.value", ""),
@@ -70,9 +83,27 @@ fn every_key_that_is_wrong_is_shown_with_what_would_be_right() {
         ("max_labors = 0", 4, Some("fleets.web.max_labors"), "config.value", "from 1"),
         ("restart = \"always\"", 4, Some("fleets.web.restart"), "config.value", "restart = \"permanent\""),
         ("intensity = 10", 4, Some("fleets.web.intensity"), "config.value", "{ restarts = 10"),
-        ("intensity = { restart = 1 }", 4, Some("fleets.web.intensity.restart"), "config.unknown_key", "`restarts`"),
-        ("intensity = { restarts = 1.5 }", 4, Some("fleets.web.intensity.restarts"), "config.value", "whole number"),
-        ("intensity = { period = 5 }", 4, Some("fleets.web.intensity.period"), "config.value", "period = \"30s\""),
+        (
+            "intensity = { restart = 1 }",
+            4,
+            Some("fleets.web.intensity.restart"),
+            "config.unknown_key",
+            "`restarts`",
+        ),
+        (
+            "intensity = { restarts = 1.5 }",
+            4,
+            Some("fleets.web.intensity.restarts"),
+            "config.value",
+            "whole number",
+        ),
+        (
+            "intensity = { period = 5 }",
+            4,
+            Some("fleets.web.intensity.period"),
+            "config.value",
+            "period = \"30s\"",
+        ),
         ("escalation = \"panic\"", 4, Some("fleets.web.escalation"), "config.value", "give_up_labor"),
         ("heartbeat = 1", 4, Some("fleets.web.heartbeat"), "config.value", "heartbeat = \"30s\""),
         ("heartbeat = \"1\"", 4, Some("fleets.web.heartbeat"), "config.value", "its unit"),
@@ -84,7 +115,13 @@ fn every_key_that_is_wrong_is_shown_with_what_would_be_right() {
         ("lease = \"1000y\"", 4, Some("fleets.web.lease"), "config.value", "its unit"),
         ("environment = [\"A=b\"]", 4, Some("fleets.web.environment"), "config.value", "GREETING"),
         ("environment = { A = 1 }", 4, Some("fleets.web.environment.A"), "config.value", "A = "),
-        ("environment = { \"A=\" = \"b\" }", 4, Some("fleets.web.environment.A="), "config.value", "without `=`"),
+        (
+            "environment = { \"A=\" = \"b\" }",
+            4,
+            Some("fleets.web.environment.A="),
+            "config.value",
+            "without `=`",
+        ),
         ("deadlines = \"1m\"", 4, Some("fleets.web.deadlines"), "config.value", "{ boot = "),
         ("deadlines = { bot = \"1m\" }", 4, Some("fleets.web.deadlines.bot"), "config.unknown_key", "`boot`"),
         ("deadlines = { stop = 5 }", 4, Some("fleets.web.deadlines.stop"), "config.value", "stop = \"30s\""),
@@ -94,14 +131,32 @@ fn every_key_that_is_wrong_is_shown_with_what_would_be_right() {
         ("[server]\nsocket = []", 5, Some("server.socket"), "config.value", "control.sock"),
         ("[server]\nlisten = 7400", 5, Some("server.listen"), "config.value", "0.0.0.0:7400"),
         ("[server]\nlisten = \"localhost\"", 5, Some("server.listen"), "config.value", "0.0.0.0:7400"),
-        ("[server]\non_stop = \"kep\"", 5, Some("server.on_stop"), "config.value", "did you mean on_stop = \"keep\""),
+        (
+            "[server]\non_stop = \"kep\"",
+            5,
+            Some("server.on_stop"),
+            "config.value",
+            "did you mean on_stop = \"keep\"",
+        ),
         ("[server]\ngrace = \"soon\"", 5, Some("server.grace"), "config.value", "its unit"),
         ("[[server]]", 4, Some("server"), "config.value", "[server]"),
         ("[servr]", 4, Some("servr"), "config.unknown_key", "did you mean `server`"),
         ("[fleets.Web]", 4, Some("fleets.Web"), "config.value", "a-z, 0-9"),
-        ("[fleets.db]\nrelease = \"x\"", 4, Some("fleets.db.adapter"), "config.missing", "adapter = \"local\""),
+        (
+            "[fleets.db]\nrelease = \"x\"",
+            4,
+            Some("fleets.db.adapter"),
+            "config.missing",
+            "adapter = \"local\"",
+        ),
         ("[fleets.db]\nadapter = \"local\"", 4, Some("fleets.db.release"), "config.missing", "release = "),
-        ("[fleets.db]\nadapter = \"ec2\"", 5, Some("fleets.db.adapter"), "config.value", "adapter = \"local\""),
+        (
+            "[fleets.db]\nadapter = \"ec2\"",
+            5,
+            Some("fleets.db.adapter"),
+            "config.value",
+            "adapter = \"local\"",
+        ),
         ("[fleets.db]\nadapter = 1", 5, Some("fleets.db.adapter"), "config.value", "adapter = \"local\""),
         ("[fleets]\ndb = 1", 4, None, "config", ""),
     ];
@@ -122,7 +177,8 @@ fn every_key_that_is_wrong_is_shown_with_what_would_be_right() {
 
 #[test]
 fn a_name_is_shown_where_it_stands() {
-    let failure = parse("[fleets.web]\nadapter = \"local\"\nrelease = \"x\"\n  leese = \"1m\"\n").unwrap_err();
+    let failure =
+        parse("[fleets.web]\nadapter = \"local\"\nrelease = \"x\"\n  leese = \"1m\"\n").unwrap_err();
     let place = failure.place.unwrap();
     assert_eq!((place.line, place.column), (4, 3));
     assert_eq!(&place.source.inner()[place.span], "leese");
