@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use overseer::logs::{LogError, LogPiece};
-use overseer::{Attempt, LogStream, TaskId};
+use overseer::{Attempt, Generation, LogStream, TaskId};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -23,13 +23,19 @@ fn log_failed(error: &LogError) -> Failure {
 }
 
 impl Service {
-    /// A task by its id, or by the labor whose plugin host writes outside of calls.
+    /// A task by its id, or by the labor whose plugin host writes outside of calls: `LABOR` for
+    /// its present life, `LABOR/GENERATION` for any.
     fn task(&self, text: &str) -> Result<TaskId, Failure> {
         if !text.starts_with("l-") {
             return text.parse().map_err(|error: overseer_protocol::IdError| {
                 Failure::told(Exit::BadInput, error.code(), &error.to_string())
                     .help("give a task id, as `overseer call --json` prints it, or a labor id")
             });
+        }
+        if let Some((id, life)) = text.split_once('/')
+            && let Ok(life) = life.parse()
+        {
+            return Ok(TaskId::of_host(labor_id(id)?, Generation(life)));
         }
         let id = labor_id(text)?;
         let labors = self.server.fleets().into_iter().filter_map(|slot| slot.labors()?.labor(id));
@@ -38,6 +44,17 @@ impl Service {
                 .help("`overseer fleet show FLEET` lists them")
         })?;
         Ok(TaskId::of_host(id, labor.status().generation))
+    }
+
+    /// The streams of a task that have bytes: attempt and name.
+    async fn names(&self, task: TaskId) -> Vec<(u32, String)> {
+        let logs = self.server.plane.logs();
+        let names = tokio::task::spawn_blocking(move || logs.streams(task)).await.unwrap_or_default();
+        let names = names.iter().filter_map(|name| {
+            let (attempt, stream) = name.split_once('-')?;
+            Some((attempt.parse().ok()?, stream.to_owned()))
+        });
+        names.collect()
     }
 }
 
@@ -48,13 +65,8 @@ impl proto::logs_server::Logs for Service {
         request: Request<proto::LogStreamsRequest>,
     ) -> Result<Response<proto::LogStreamsResponse>, Status> {
         let task = self.task(&request.get_ref().task).map_err(refuse)?;
-        let logs = self.server.plane.logs();
-        let names = tokio::task::spawn_blocking(move || logs.streams(task)).await.unwrap_or_default();
-        let streams = names.iter().filter_map(|name| {
-            let (attempt, stream) = name.split_once('-')?;
-            Some(proto::LogStreamName { attempt: attempt.parse().ok()?, stream: stream.to_owned() })
-        });
-        let streams = streams.collect();
+        let names = self.names(task).await.into_iter();
+        let streams = names.map(|(attempt, stream)| proto::LogStreamName { attempt, stream }).collect();
         Ok(Response::new(proto::LogStreamsResponse { task: task.to_string(), streams }))
     }
 
@@ -66,8 +78,18 @@ impl proto::logs_server::Logs for Service {
     ) -> Result<Response<Self::ReadStream>, Status> {
         use proto::read_log_response::What;
         drop(self.server.gate.enter().map_err(refuse)?);
-        let request = request.into_inner();
+        let mut request = request.into_inner();
         let task = self.task(&request.task).map_err(refuse)?;
+        if !request.follow {
+            // Else it would be waited for, or be taken for an empty one.
+            let wanted = (request.attempt, request.stream);
+            if LogStream::good_name(&wanted.1) && !self.names(task).await.contains(&wanted) {
+                let message = format!("{task} has written no log {}-{}", wanted.0, wanted.1);
+                let failure = Failure::input("logs.none", message);
+                return Err(refuse(failure.help("follow it to wait for its first byte")));
+            }
+            (request.attempt, request.stream) = wanted;
+        }
         let stream = LogStream { task, attempt: Attempt(request.attempt), stream: request.stream };
         let reader = self.server.plane.logs().read(stream, request.offset).await;
         let mut reader = reader.map_err(|error| refuse(log_failed(&error)))?;

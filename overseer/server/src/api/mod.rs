@@ -31,6 +31,8 @@ use crate::serve::server::Server;
 pub(crate) const MAX_MESSAGE: usize = MAX_PAYLOAD + 64 * 1024;
 /// Bytes that one stream may have on their way.
 const WINDOW: u32 = 1024 * 1024;
+/// Requests that one connection may have open; more wait at the client.
+const REQUESTS: u32 = 1024;
 /// Messages of a stream that wait for a slow reader.
 const WAITING: usize = 16;
 
@@ -64,6 +66,7 @@ impl Api {
             .map_err(|error| Failure::fault("serve.api", format!("the control API: {error}")))?;
         let service = Service { server };
         let router = Transport::builder()
+            .max_concurrent_streams(REQUESTS)
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW * 4)
             .add_service(health_server)

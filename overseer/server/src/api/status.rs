@@ -50,7 +50,7 @@ fn grpc_code(failure: &Failure) -> Code {
         "fleet.unknown" | "labor.unknown" | "logs.none" => Code::NotFound,
         "fleet.not_running" | "fleet.stopped" => Code::FailedPrecondition,
         "fleet.at_capacity" => Code::ResourceExhausted,
-        "server.stopping" => Code::Unavailable,
+        "server.stopping" | "fleet.changing" => Code::Unavailable,
         _ if failure.exit == Exit::BadInput => Code::InvalidArgument,
         _ => Code::Internal,
     }

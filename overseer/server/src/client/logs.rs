@@ -18,14 +18,14 @@ use crate::output::{self, Target};
 const EXAMPLES: &str = "\
 Examples:
   overseer logs t-0000000000000000f10c0a3be1c2d3e4      what a call or a task wrote
-  overseer logs l-01k9 … --follow                       what a labor writes outside of calls
+  overseer logs l-01k9… --follow                        what a labor writes outside of calls
   overseer logs t-0000000000000000f10c0a3be1c2d3e4 --stream step --from 4096";
 
 /// Prints what a task, or a labor outside of tasks, has written
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct LogsArgs {
-    /// Task id, as `overseer call --json` prints it, or a labor id
+    /// Task id, as `overseer call --json` prints it, or a labor id, for an earlier life LABOR/N
     task: String,
     /// Number of the attempt; the newest if there are several
     #[arg(long, value_name = "N")]

@@ -13,6 +13,9 @@ use crate::failure::Failure;
 
 pub(super) type Value<'i> = Spanned<DeValue<'i>>;
 
+/// A key, where it stands, and its value.
+pub(super) type Entry<'a, V> = (&'a str, Range<usize>, V);
+
 /// Longest duration that makes sense: what is longer is meant as "never".
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// How alike two names are that may be meant for each other, 0 to 1.
@@ -202,7 +205,7 @@ impl<'a, 'i> Table<'a, 'i> {
     }
 
     /// All keys, whatever they are called, by their place in the file.
-    pub(super) fn entries(&self) -> Vec<(&'a str, Range<usize>, &'a Value<'i>)> {
+    pub(super) fn entries(&self) -> Vec<Entry<'a, &'a Value<'i>>> {
         let entries = self.table.iter();
         let mut all: Vec<_> = entries.map(|(k, v)| (k.get_ref().as_ref(), k.span(), v)).collect();
         all.sort_by_key(|(_, span, _)| span.start);
@@ -210,7 +213,7 @@ impl<'a, 'i> Table<'a, 'i> {
     }
 
     /// Texts by name.
-    pub(super) fn pairs(&self) -> Result<Vec<(&'a str, Range<usize>, String)>, Failure> {
+    pub(super) fn pairs(&self) -> Result<Vec<Entry<'a, String>>, Failure> {
         let pairs = self.entries().into_iter().map(|(name, span, value)| {
             let text = match value.get_ref() {
                 DeValue::String(text) => text.clone().into_owned(),

@@ -87,7 +87,7 @@ mod tests {
         manager.reloading();
         manager.ready("2 fleets");
         manager.stopping();
-        let mut next = || {
+        let next = || {
             let mut buffer = [0; 256];
             let length = receiver.recv(&mut buffer).unwrap();
             String::from_utf8_lossy(&buffer[..length]).into_owned()

@@ -51,10 +51,18 @@ impl Server {
             let text = format!("{} takes effect when the server is started again", waiting.join(", "));
             changes.push(Change::of("", "waits", text));
         }
-        // Those that are left keep what the server was started with.
         {
+            // The rest keeps what the server was started with.
             let mut config = self.config.write();
-            (config.on_stop, config.grace) = (plan.server.on_stop, plan.server.grace);
+            let (on_stop, grace) = (plan.server.on_stop, plan.server.grace);
+            if on_stop != config.on_stop {
+                changes.push(Change::of("", "changed", format!("on_stop is {:?} now", on_stop.name())));
+            }
+            if grace != config.grace {
+                let grace = humantime::format_duration(grace);
+                changes.push(Change::of("", "changed", format!("grace is \"{grace}\" now")));
+            }
+            (config.on_stop, config.grace) = (on_stop, grace);
         }
         for slot in self.fleets() {
             if !plan.fleets.contains_key(&slot.name) {
@@ -99,9 +107,12 @@ async fn replan(slot: &FleetSlot, plan: FleetPlan, changes: &mut Vec<Change>) {
     }
     let (configured, wanted) = slot.wanted();
     if configured != before && configured != wanted {
-        let text = format!(
-            "labors = {configured} waits for `overseer fleet start {name}`: {wanted} was said by hand"
-        );
+        let why = if slot.is_wanted() {
+            format!("{wanted} was said by hand")
+        } else {
+            "it was stopped by hand".to_owned()
+        };
+        let text = format!("labors = {configured} waits for `overseer fleet start {name}`: {why}");
         changes.push(Change::of(name, "waits", text));
     }
     // Those that were given up are started again, whether the number has changed or not.

@@ -93,7 +93,8 @@ async fn start_and_stop(start: Start) -> Result<Exit, Failure> {
         listening.abort();
     }
     server.leave_fleets().await;
-    server.plane.shutdown().await;
+    // Labors that are kept stay connected until this process is gone.
+    let _ = tokio::time::timeout(HANG_UP, server.plane.shutdown()).await;
     outcome
 }
 

@@ -168,12 +168,21 @@ impl FleetSlot {
     /// The fleet, if it runs.
     ///
     /// # Errors
-    /// `fleet.not_running`.
+    /// `fleet.not_running`; `fleet.changing` while it starts or stops.
     pub(crate) fn fleet(&self) -> Result<Fleet, Failure> {
+        let name = &self.name;
+        let changing = |what: &str| {
+            let message = format!("the fleet {name} is {what}");
+            Err(Failure::fault("fleet.changing", message).help("try again in a moment"))
+        };
         match &self.inner.read().phase {
             Phase::Running(running) => Ok(running.fleet.clone()),
-            _ => Err(Failure::input("fleet.not_running", format!("the fleet {} does not run", self.name))
-                .help(format!("start it: overseer fleet start {}", self.name))),
+            Phase::Starting => changing("starting"),
+            Phase::Stopping(_) => changing("stopping"),
+            Phase::Stopped => {
+                Err(Failure::input("fleet.not_running", format!("the fleet {name} does not run"))
+                    .help(format!("start it: overseer fleet start {name}")))
+            }
         }
     }
 

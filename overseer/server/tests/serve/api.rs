@@ -1,0 +1,50 @@
+//! What any gRPC client finds at the socket: health and reflection.
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+use crate::world::World;
+
+async fn channel(world: &World) -> Channel {
+    let socket = world.socket();
+    let connector = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://overseer").connect_with_connector(connector).await.unwrap()
+}
+
+#[tokio::test]
+async fn it_says_whether_it_serves_and_what() {
+    let world = World::new();
+    world.configure("on_stop = \"end\"", &[("a", "labors = 0")]);
+    let serving = world.serve();
+    let channel = channel(&world).await;
+    for service in ["", "overseer.control.v1.Fleets", "overseer.control.v1.Calls"] {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let answer = HealthClient::new(channel.clone()).check(request).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
+    }
+    let message_request = Some(MessageRequest::ListServices(String::new()));
+    let request = ServerReflectionRequest { host: String::new(), message_request };
+    let mut answers = ServerReflectionClient::new(channel)
+        .server_reflection_info(tokio_stream::once(request))
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
+    let MessageResponse::ListServicesResponse(listed) = answer else { panic!("{answer:?}") };
+    let names: Vec<_> = listed.service.into_iter().map(|service| service.name).collect();
+    for service in ["Fleets", "Calls", "Logs", "Server"] {
+        assert!(names.contains(&format!("overseer.control.v1.{service}")), "{names:?}");
+    }
+    serving.stop();
+}
