@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use overseer::CallError;
+use overseer_protocol::MAX_PAYLOAD;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tonic::transport::Channel;
@@ -90,6 +92,10 @@ impl CallArgs {
             (None, None) if self.raw => Vec::new(),
             (None, None) => b"null".to_vec(),
         };
+        if payload.len() > MAX_PAYLOAD {
+            let error = CallError::TooLarge { size: payload.len(), limit: MAX_PAYLOAD };
+            return Err(Failure::told(Exit::BadInput, error.code(), &error.to_string()));
+        }
         if !self.raw
             && let Err(error) = serde_json::from_slice::<&RawValue>(&payload)
         {

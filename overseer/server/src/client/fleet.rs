@@ -190,7 +190,8 @@ struct Listed {
 struct Shown {
     #[serde(flatten)]
     fleet: FleetDocument,
-    #[serde(rename = "all", skip_serializing_if = "Option::is_none")]
+    /// Its labors, of `show`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     children: Option<Vec<LaborDocument>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     started: Option<u32>,

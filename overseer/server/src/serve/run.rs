@@ -123,6 +123,8 @@ async fn live(server: Arc<Server>, signals: &mut Signals) {
 }
 
 async fn reload(server: &Server) {
+    // One that stops starts no fleets any more.
+    let Ok(_entered) = server.gate.enter() else { return };
     match server.reload().await {
         Ok(changes) if changes.is_empty() => Target::Stderr.write("configuration read: nothing changes\n"),
         Ok(changes) => {

@@ -38,6 +38,8 @@ enum Phase {
     Starting,
     Running(Running),
     Stopping(Running),
+    /// It is no longer in the configuration, or the server ends: it is not started again.
+    Closed,
 }
 
 /// A fleet that runs, and what it was started from.
@@ -102,6 +104,7 @@ impl FleetSlot {
     /// `fleet.…`, `store.…`.
     pub(crate) async fn start(&self, labors: Option<u32>) -> Result<Resized, Failure> {
         let _turn = self.turn.lock().await;
+        self.check_open()?;
         self.remember(labors.map(|labors| Desired::Running { labors })).await?;
         self.run().await
     }
@@ -112,6 +115,7 @@ impl FleetSlot {
     /// `fleet.…`.
     pub(super) async fn settle(&self) -> Result<Resized, Failure> {
         let _turn = self.turn.lock().await;
+        self.check_open()?;
         if self.is_wanted() { self.run().await } else { Ok(Resized::default()) }
     }
 
@@ -121,15 +125,17 @@ impl FleetSlot {
     /// `store.…`; nothing was stopped then.
     pub(crate) async fn stop(&self) -> Result<(), Failure> {
         let _turn = self.turn.lock().await;
+        self.check_open()?;
         self.remember(Some(Desired::Stopped)).await?;
         self.halt().await;
         Ok(())
     }
 
-    /// Ends all labors and the fleet; its next start is not affected.
+    /// Ends all labors and the fleet for as long as the server lives; the next server starts it.
     pub(super) async fn end(&self) {
         let _turn = self.turn.lock().await;
         self.halt().await;
+        self.inner.write().phase = Phase::Closed;
     }
 
     /// As [`FleetSlot::end`], and forgets what was said of it by hand.
@@ -137,8 +143,7 @@ impl FleetSlot {
     /// # Errors
     /// `store.…`; it has ended all the same.
     pub(super) async fn remove(&self) -> Result<(), Failure> {
-        let _turn = self.turn.lock().await;
-        self.halt().await;
+        self.end().await;
         self.remember(None).await
     }
 
@@ -179,7 +184,7 @@ impl FleetSlot {
             Phase::Running(running) => Ok(running.fleet.clone()),
             Phase::Starting => changing("starting"),
             Phase::Stopping(_) => changing("stopping"),
-            Phase::Stopped => {
+            Phase::Stopped | Phase::Closed => {
                 Err(Failure::input("fleet.not_running", format!("the fleet {name} does not run"))
                     .help(format!("start it: overseer fleet start {name}")))
             }
@@ -217,7 +222,7 @@ impl FleetSlot {
             (phase, inner.plan.clone(), inner.wanted(), inner.desired.is_some(), inner.pending())
         };
         let (state, running) = match phase {
-            Phase::Stopped => (State::Stopped, None),
+            Phase::Stopped | Phase::Closed => (State::Stopped, None),
             Phase::Starting => (State::Starting, None),
             Phase::Running(running) => (State::Running { since: running.since }, Some(running)),
             Phase::Stopping(running) => (State::Stopping { since: running.since }, Some(running)),
@@ -231,6 +236,16 @@ impl FleetSlot {
             Err(_) => {
                 Snapshot { state: State::Stopped, plan, wanted, by_hand, count: Count::default(), pending }
             }
+        }
+    }
+
+    /// One who has waited for its turn may find that there is nothing left to change.
+    fn check_open(&self) -> Result<(), Failure> {
+        match self.inner.read().phase {
+            Phase::Closed => {
+                Err(Failure::input("fleet.unknown", format!("the fleet {} has just been removed", self.name)))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -1,5 +1,7 @@
 //! What any gRPC client finds at the socket: health and reflection.
 
+use std::time::Duration;
+
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
@@ -11,7 +13,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-use crate::world::World;
+use crate::world::{Serving, World};
 
 async fn channel(world: &World) -> Channel {
     let socket = world.socket();
@@ -25,8 +27,9 @@ async fn channel(world: &World) -> Channel {
 #[tokio::test]
 async fn it_says_whether_it_serves_and_what() {
     let world = World::new();
-    world.configure("on_stop = \"end\"", &[("a", "labors = 0")]);
-    let serving = world.serve();
+    world.configure("on_stop = \"end\"", &[("a", "labors = 1")]);
+    let mut serving = world.serve();
+    world.wait_ready("a", 1);
     let channel = channel(&world).await;
     for service in ["", "overseer.control.v1.Fleets", "overseer.control.v1.Calls"] {
         let request = HealthCheckRequest { service: service.to_owned() };
@@ -35,7 +38,7 @@ async fn it_says_whether_it_serves_and_what() {
     }
     let message_request = Some(MessageRequest::ListServices(String::new()));
     let request = ServerReflectionRequest { host: String::new(), message_request };
-    let mut answers = ServerReflectionClient::new(channel)
+    let mut answers = ServerReflectionClient::new(channel.clone())
         .server_reflection_info(tokio_stream::once(request))
         .await
         .unwrap()
@@ -46,5 +49,13 @@ async fn it_says_whether_it_serves_and_what() {
     for service in ["Fleets", "Calls", "Logs", "Server"] {
         assert!(names.contains(&format!("overseer.control.v1.{service}")), "{names:?}");
     }
-    serving.stop();
+    // While an open call may finish, nobody should send another.
+    let mut call = Serving::start(world.command(["call", &world.fleet("a"), "sleep", "1500"]));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    serving.signal(rustix::process::Signal::TERM);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let request = HealthCheckRequest { service: String::new() };
+    let answer = HealthClient::new(channel).check(request).await.unwrap().into_inner();
+    assert_eq!(answer.status(), ServingStatus::NotServing);
+    assert_eq!((call.end(), serving.end()), (0, 0));
 }

@@ -43,8 +43,10 @@ fn each_way_to_fail_has_its_code_and_its_exit() {
     let serving = world.serve();
     world.wait_ready("a", 1);
     let (a, none) = (world.fleet("a"), world.fleet("none"));
+    fs::File::create(world.path("large")).unwrap().set_len(64 * 1024 * 1024 + 1).unwrap();
     let no_labor = "l-01arz3ndektsv4rrffq69g5fav";
-    let cases: [(&[&str], i32, &str); 12] = [
+    let cases: [(&[&str], i32, &str); 13] = [
+        (&["call", &a, "echo", "--raw", "--file", "large"], 2, "call.too_large"),
         (&["call", "nobody", "echo"], 2, "fleet.unknown"),
         (&["call", &a, "echo", "not json"], 2, "call.argument"),
         (&["call", &a, "echo", "--file", "missing"], 2, "call.argument"),

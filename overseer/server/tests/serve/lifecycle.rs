@@ -23,7 +23,7 @@ fn a_fleet_is_kept_called_watched_drained_and_started_again() {
     let answer = world.ask(["call", &web, "echo", r#"{"a": [1, 2]}"#]);
     assert_eq!(answer["result"], serde_json::json!({"a": [1, 2]}));
     let labor = answer["labor"].as_str().unwrap();
-    let other = world.ask(["fleet", "show", &web])["all"]
+    let other = world.ask(["fleet", "show", &web])["children"]
         .as_array()
         .unwrap()
         .iter()
