@@ -67,6 +67,13 @@ impl Failure {
         self
     }
 
+    /// With this advice, if it has none of its own.
+    #[must_use]
+    pub(crate) fn or_help(mut self, help: impl Into<String>) -> Self {
+        self.help.get_or_insert_with(|| help.into());
+        self
+    }
+
     /// As a document for programs.
     pub(crate) fn document(&self) -> Document<'_> {
         let place = self.place.as_deref();

@@ -41,7 +41,11 @@ pub(super) enum FleetCommand {
     List,
     /// Shows a fleet and its labors
     #[command(after_help = "Example:\n  overseer fleet show web")]
-    Show { name: String },
+    Show {
+        /// Name of the fleet
+        #[arg(value_name = "FLEET")]
+        name: String,
+    },
     /// Starts a fleet, or brings one that runs to its number of labors
     #[command(
         after_help = "Examples:\n  overseer fleet start web\n  overseer fleet start web --labors 8\n\n\
@@ -49,6 +53,8 @@ pub(super) enum FleetCommand {
         until the fleet is started without one."
     )]
     Start {
+        /// Name of the fleet
+        #[arg(value_name = "FLEET")]
         name: String,
         /// How many labors; else as many as the configuration says
         #[arg(long, value_name = "N")]
@@ -57,13 +63,20 @@ pub(super) enum FleetCommand {
     /// Ends all labors of a fleet; it stays stopped until it is started again
     #[command(after_help = "Example:\n  overseer fleet stop web\n\n\
         Calls that run are lost; `overseer fleet drain` lets them finish.")]
-    Stop { name: String },
+    Stop {
+        /// Name of the fleet
+        #[arg(value_name = "FLEET")]
+        name: String,
+    },
     /// Lets labors finish their calls, then ends them
     #[command(
         after_help = "Examples:\n  overseer fleet drain web\n  overseer fleet drain web --labor l-01k9…\n\n\
-        They are not replaced until the next `overseer fleet start`."
+        They are not replaced before the next `overseer fleet start`; one that was drained by\n\
+        itself comes back with a reload too."
     )]
     Drain {
+        /// Name of the fleet
+        #[arg(value_name = "FLEET")]
         name: String,
         /// Only this labor
         #[arg(long, value_name = "ID")]
@@ -74,6 +87,8 @@ pub(super) enum FleetCommand {
         after_help = "Examples:\n  overseer fleet events web\n  overseer fleet events web --follow --backlog 0"
     )]
     Events {
+        /// Name of the fleet
+        #[arg(value_name = "FLEET")]
         name: String,
         /// Stay and print what happens from now on
         #[arg(short, long)]
@@ -87,6 +102,8 @@ pub(super) enum FleetCommand {
         after_help = "Examples:\n  overseer fleet history web --limit 50\n  overseer fleet history web --labor l-01k9…"
     )]
     History {
+        /// Name of the fleet
+        #[arg(value_name = "FLEET")]
         name: String,
         /// Only of this labor
         #[arg(long, value_name = "ID")]

@@ -8,6 +8,7 @@ use overseer_protocol::error_text;
 use overseer_release::{Package, PublicKey, Trust, Unsigned};
 
 use super::{Config, FleetConfig, ServerConfig};
+use crate::exit::Exit;
 use crate::failure::Failure;
 
 /// What a server can start from.
@@ -63,8 +64,8 @@ impl Config {
             keys.push(read.map_err(|f| self.source.placed(f, &trusted.span, Some(&key("trust"))))?);
         }
         let (path, span) = (&fleet.release.value, &fleet.release.span);
-        let wrong = |code: &'static str, message: String, help: &str| {
-            let failure = Failure { code: code.into(), ..Failure::input("release.…", message) }.help(help);
+        let wrong = |code: &'static str, text: String, help: &str| {
+            let failure = Failure::told(Exit::BadInput, code, &text).or_help(help);
             self.source.placed(failure, span, Some(&key("release")))
         };
         let packed = "give the path of a file that `overseer release pack` has made";
@@ -89,8 +90,8 @@ fn public_key(base: &Path, text: &str) -> Result<PublicKey, Failure> {
     let path = base.join(text);
     if path.exists() {
         return PublicKey::read(&path).map_err(|error| {
-            Failure { code: error.code().into(), ..Failure::input("release.…", error_text(&error)) }
-                .help("name a .pub file that `overseer release keygen` has made")
+            Failure::told(Exit::BadInput, error.code(), &error_text(&error))
+                .or_help("name a .pub file that `overseer release keygen` has made")
         });
     }
     text.parse().map_err(|_| {

@@ -68,7 +68,7 @@ impl World {
         let world = WORLDS.fetch_add(1, Ordering::Relaxed);
         let directory = tempfile::tempdir().unwrap();
         fs::DirBuilder::new().mode(0o700).create(directory.path().join("run")).unwrap();
-        fs::copy(probe(), directory.path().join("probe.release")).unwrap();
+        fs::write(directory.path().join("probe.release"), probe()).unwrap();
         Self { directory, prefix: format!("w{}-{world}-", std::process::id()) }
     }
 
@@ -166,16 +166,15 @@ impl Drop for World {
 }
 
 /// The probe plugin, packed once.
-fn probe() -> PathBuf {
-    static PACKED: OnceLock<TempDir> = OnceLock::new();
-    let directory = PACKED.get_or_init(|| {
+fn probe() -> &'static [u8] {
+    static PACKED: OnceLock<Vec<u8>> = OnceLock::new();
+    PACKED.get_or_init(|| {
         let directory = tempfile::tempdir().unwrap();
         let library = library_beside_program("probe_plugin").unwrap();
         let packed = directory.path().join("probe.release");
         ReleaseBuilder::plugin("probe", "1.0.0", library).write(&packed).unwrap();
-        directory
-    });
-    directory.path().join("probe.release")
+        fs::read(packed).unwrap()
+    })
 }
 
 /// Waits for something to become true.
