@@ -251,7 +251,8 @@ impl ControlPlane {
         self.inner.data.path()
     }
 
-    pub(crate) fn logs(&self) -> Arc<Logs> {
+    /// What tasks and plugin hosts of all fleets write.
+    pub fn logs(&self) -> Arc<Logs> {
         Arc::clone(&self.inner.logs)
     }
 

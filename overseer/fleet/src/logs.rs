@@ -268,6 +268,12 @@ pub struct LogReader {
 }
 
 impl LogReader {
+    /// Whether there is a next piece already, so that [`next`](Self::next) does not wait for the
+    /// labor.
+    pub fn has_more(&self) -> bool {
+        self.extent.borrow().through > self.offset
+    }
+
     /// The next piece; `None` at the end of the stream. Waits while the stream is open.
     ///
     /// # Errors

@@ -6,17 +6,21 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::build::BuildArgs;
+use crate::client::{CallArgs, FleetArgs, LogsArgs, ReloadArgs, StatusArgs};
 use crate::doctor::DoctorArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{self, Color};
-use crate::{build, doctor, labor, release};
+use crate::serve::ServeArgs;
+use crate::{build, client, doctor, labor, release, serve};
 
 const EXAMPLES: &str = "\
 Examples:
   overseer build .                            build HEAD of the repository here
   overseer build https://host/repo --rev v1.2 build a tag of a remote repository
   overseer release pack hello/ --key me.key   pack and sign a release
+  overseer serve --config overseer.toml       keep fleets running
+  overseer call web greet '\"world\"'           call what a fleet runs
   overseer doctor                             what is missing on this machine";
 
 /// A supervisor for machines: starts them, ships them software, watches them and builds commits
@@ -37,6 +41,12 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Build(BuildArgs),
+    Serve(ServeArgs),
+    Fleet(FleetArgs),
+    Call(CallArgs),
+    Logs(LogsArgs),
+    Status(StatusArgs),
+    Reload(ReloadArgs),
     Release(ReleaseArgs),
     Labor(overseer_labor::LaborArgs),
     Doctor(DoctorArgs),
@@ -171,21 +181,22 @@ pub(crate) fn run() -> ExitCode {
         Err(error) => return misunderstood(&error),
     };
     output::set_colors(cli.color);
+    // An agent logs by itself.
+    if !matches!(cli.command, Command::Labor(_)) {
+        output::log(cli.verbose);
+    }
     let (json, result) = match cli.command {
-        // It logs by itself, and ends with codes of its own.
+        // It ends with codes of its own.
         Command::Labor(args) => return labor::run(args),
-        Command::Build(args) => {
-            output::log(cli.verbose);
-            (args.json, build::run(args))
-        }
-        Command::Release(args) => {
-            output::log(cli.verbose);
-            (args.json, release::run(args))
-        }
-        Command::Doctor(args) => {
-            output::log(cli.verbose);
-            (args.json, doctor::run(&args))
-        }
+        Command::Build(args) => (args.json, build::run(args)),
+        Command::Serve(args) => (args.json, serve::run(args)),
+        Command::Fleet(args) => (args.common.json, client::fleet(args)),
+        Command::Call(args) => (args.common.json, client::call(args)),
+        Command::Logs(args) => (args.common.json, client::logs(args)),
+        Command::Status(args) => (args.common.json, client::status(args)),
+        Command::Reload(args) => (args.common.json, client::reload(args)),
+        Command::Release(args) => (args.json, release::run(args)),
+        Command::Doctor(args) => (args.json, doctor::run(&args)),
     };
     let exit = match result {
         Ok(exit) => exit,

@@ -1,5 +1,6 @@
 //! An error as people and programs see it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
@@ -14,7 +15,7 @@ pub(crate) struct Failure {
     /// How the program ends.
     pub(crate) exit: Exit,
     /// Stable code, such as `build.source`.
-    pub(crate) code: &'static str,
+    pub(crate) code: Cow<'static, str>,
     /// What is wrong.
     pub(crate) message: String,
     /// What to do.
@@ -36,12 +37,27 @@ pub(crate) struct Place {
 impl Failure {
     /// Something that the user can put right.
     pub(crate) fn input(code: &'static str, message: impl Into<String>) -> Self {
-        Self { exit: Exit::BadInput, code, message: message.into(), help: None, place: None }
+        Self {
+            exit: Exit::BadInput,
+            code: Cow::Borrowed(code),
+            message: message.into(),
+            help: None,
+            place: None,
+        }
     }
 
     /// Something that failed in the machinery.
     pub(crate) fn fault(code: &'static str, message: impl Into<String>) -> Self {
         Self { exit: Exit::Fault, ..Self::input(code, message) }
+    }
+
+    /// From an error of the crates below, whose text is `what is wrong; what to do`.
+    pub(crate) fn told(exit: Exit, code: impl Into<Cow<'static, str>>, text: &str) -> Self {
+        let (message, help) = match text.split_once("; ") {
+            Some((message, help)) => (message, Some(help.to_owned())),
+            None => (text, None),
+        };
+        Self { exit, code: code.into(), message: message.to_owned(), help, place: None }
     }
 
     /// With advice.
@@ -51,12 +67,19 @@ impl Failure {
         self
     }
 
+    /// With this advice, if it has none of its own.
+    #[must_use]
+    pub(crate) fn or_help(mut self, help: impl Into<String>) -> Self {
+        self.help.get_or_insert_with(|| help.into());
+        self
+    }
+
     /// As a document for programs.
     pub(crate) fn document(&self) -> Document<'_> {
         let place = self.place.as_deref();
         Document {
             event: "error",
-            code: self.code,
+            code: &self.code,
             message: &self.message,
             help: self.help.as_deref(),
             file: place.map(|p| p.source.name()),
@@ -72,7 +95,7 @@ impl Failure {
 #[derive(Debug, Serialize)]
 pub(crate) struct Document<'a> {
     event: &'static str,
-    code: &'static str,
+    code: &'a str,
     message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     help: Option<&'a str>,
@@ -103,7 +126,7 @@ impl std::error::Error for Failure {}
 
 impl Diagnostic for Failure {
     fn code(&self) -> Option<Box<dyn fmt::Display + '_>> {
-        Some(Box::new(self.code))
+        Some(Box::new(&self.code))
     }
 
     fn help(&self) -> Option<Box<dyn fmt::Display + '_>> {

@@ -2,14 +2,18 @@
 //! benches run just what they were built with.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod api;
 mod build;
 mod cli;
+mod client;
+mod config;
 mod doctor;
 mod exit;
 mod failure;
 mod labor;
 mod output;
 mod release;
+mod serve;
 mod table;
 
 use std::process::ExitCode;

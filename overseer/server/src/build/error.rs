@@ -5,6 +5,7 @@ use overseer::CallErrorCode;
 use overseer::call::CallError;
 use overseer_builder::build_file::BuildFileError;
 
+use crate::exit::Exit;
 use crate::failure::{Failure, Place};
 
 /// A mistake in the build file, with its place.
@@ -25,26 +26,13 @@ pub(super) fn no_plan(error: &CallError) -> Failure {
     match error {
         // What the builder itself says is about the request: path, revision, repository.
         CallError::Answered { code: CallErrorCode::Failed | CallErrorCode::BadPayload, message, .. } => {
-            let (message, help) = split(message);
-            let failure = Failure::input("build.plan", message);
-            match help {
-                Some(help) => failure.help(help),
-                None => failure,
-            }
+            Failure::told(Exit::BadInput, "build.plan", message)
         }
         // What the labor cannot do: no git, no network, no room.
         CallError::Answered { code: CallErrorCode::NoMethod, message, .. } => {
             Failure::fault("build.plan", message.clone())
         }
         error => Failure::fault(error.code(), format!("the build could not be planned: {error}")),
-    }
-}
-
-/// Our messages are `what is wrong; what to do`.
-fn split(message: &str) -> (&str, Option<&str>) {
-    match message.split_once("; ") {
-        Some((what, help)) => (what, Some(help)),
-        None => (message, None),
     }
 }
 
@@ -77,7 +65,6 @@ pub(super) fn loss_cause(error: &CallError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::Exit;
 
     fn answered(code: CallErrorCode, message: &str) -> CallError {
         CallError::Answered { code, message: message.into(), cause: None }

@@ -1,0 +1,214 @@
+//! `Fleets`: what fleets are and should be.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use overseer::labor::HistoryEntry;
+use overseer::{Cause, Labor, LaborId};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::status::refuse;
+use super::{Answers, Service, WAITING, proto};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::serve::events::{Followed, KEPT, Numbered};
+use crate::serve::gate;
+use crate::serve::slot::{FleetSlot, State, unknown_labor};
+
+/// A labor's id.
+pub(super) fn labor_id(text: &str) -> Result<LaborId, Failure> {
+    text.parse().map_err(|error: overseer_protocol::IdError| {
+        Failure::told(Exit::BadInput, error.code(), &error.to_string())
+            .help("`overseer fleet show FLEET` lists them")
+    })
+}
+
+fn optional_id(text: Option<&String>) -> Result<Option<LaborId>, Failure> {
+    text.map(|text| labor_id(text)).transpose()
+}
+
+/// A fleet as it is just now.
+pub(super) async fn describe(slot: &FleetSlot) -> proto::Fleet {
+    let snapshot = slot.snapshot().await;
+    let (state, since) = match snapshot.state {
+        State::Stopped => (proto::FleetState::Stopped, None),
+        State::Starting => (proto::FleetState::Starting, None),
+        State::Running { since } => (proto::FleetState::Running, Some(since)),
+        State::Stopping { since } => (proto::FleetState::Stopping, Some(since)),
+    };
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    proto::Fleet {
+        name: slot.name.to_string(),
+        state: state.into(),
+        adapter: snapshot.plan.config.adapter.name().to_owned(),
+        release: snapshot.plan.release_name(),
+        release_id: snapshot.plan.release.id().to_string(),
+        wanted: snapshot.wanted,
+        labors: number(snapshot.count.total),
+        ready: number(snapshot.count.ready),
+        max_labors: number(snapshot.plan.config.options.max_nodes),
+        by_hand: snapshot.by_hand,
+        pending: snapshot.pending.into_iter().map(str::to_owned).collect(),
+        started_ms: since.map_or(0, millis),
+    }
+}
+
+fn millis(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+fn labor(labor: &Labor) -> proto::Labor {
+    let status = labor.status();
+    proto::Labor {
+        id: labor.id().to_string(),
+        generation: status.generation.0,
+        state: status.state.name().to_owned(),
+        cause: status.cause.as_ref().map(cause),
+        since_ms: labor.history().last().map_or(0, |entry| entry.at_ms),
+        host: labor.facts().map(|facts| facts.host.to_string()).unwrap_or_default(),
+    }
+}
+
+fn cause(cause: &Cause) -> proto::Cause {
+    proto::Cause { code: cause.code().to_owned(), text: cause.to_string() }
+}
+
+fn event(sequence: u64, entry: &HistoryEntry) -> proto::Event {
+    proto::Event {
+        sequence,
+        labor: entry.labor.to_string(),
+        generation: entry.generation.0,
+        state: entry.state.name().to_owned(),
+        cause: entry.cause.as_ref().map(cause),
+        at_ms: entry.at_ms,
+    }
+}
+
+#[tonic::async_trait]
+impl proto::fleets_server::Fleets for Service {
+    async fn list(
+        &self,
+        _: Request<proto::ListFleetsRequest>,
+    ) -> Result<Response<proto::ListFleetsResponse>, Status> {
+        let mut fleets = Vec::new();
+        for slot in self.server.fleets() {
+            fleets.push(describe(&slot).await);
+        }
+        Ok(Response::new(proto::ListFleetsResponse { fleets }))
+    }
+
+    async fn get(
+        &self,
+        request: Request<proto::GetFleetRequest>,
+    ) -> Result<Response<proto::GetFleetResponse>, Status> {
+        let slot = self.server.fleet(&request.get_ref().fleet).map_err(refuse)?;
+        let fleet = Some(describe(&slot).await);
+        let labors = slot.labors().map(|fleet| fleet.which_children()).unwrap_or_default();
+        Ok(Response::new(proto::GetFleetResponse { fleet, labors: labors.iter().map(labor).collect() }))
+    }
+
+    async fn start(
+        &self,
+        request: Request<proto::StartFleetRequest>,
+    ) -> Result<Response<proto::StartFleetResponse>, Status> {
+        let request = request.into_inner();
+        let slot = self.server.fleet(&request.fleet).map_err(refuse)?;
+        self.to_the_end(async move {
+            let done = slot.start(request.labors).await?;
+            let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            Ok(proto::StartFleetResponse {
+                fleet: Some(describe(&slot).await),
+                started: number(done.started),
+                drained: number(done.drained),
+            })
+        })
+        .await
+    }
+
+    async fn stop(
+        &self,
+        request: Request<proto::StopFleetRequest>,
+    ) -> Result<Response<proto::StopFleetResponse>, Status> {
+        let slot = self.server.fleet(&request.get_ref().fleet).map_err(refuse)?;
+        self.to_the_end(async move {
+            slot.stop().await?;
+            Ok(proto::StopFleetResponse { fleet: Some(describe(&slot).await) })
+        })
+        .await
+    }
+
+    async fn drain(
+        &self,
+        request: Request<proto::DrainFleetRequest>,
+    ) -> Result<Response<proto::DrainFleetResponse>, Status> {
+        let request = request.into_inner();
+        let slot = self.server.fleet(&request.fleet).map_err(refuse)?;
+        let labor = optional_id(request.labor.as_ref()).map_err(refuse)?;
+        self.to_the_end(async move {
+            let draining = u32::try_from(slot.drain(labor).await?).unwrap_or(u32::MAX);
+            Ok(proto::DrainFleetResponse { fleet: Some(describe(&slot).await), draining })
+        })
+        .await
+    }
+
+    async fn history(
+        &self,
+        request: Request<proto::HistoryRequest>,
+    ) -> Result<Response<proto::HistoryResponse>, Status> {
+        let request = request.into_inner();
+        let slot = self.server.fleet(&request.fleet).map_err(refuse)?;
+        let labor = optional_id(request.labor.as_ref()).map_err(refuse)?;
+        let limit = request.limit.map_or(KEPT, |limit| limit as usize);
+        let newest = slot.events.newest(labor, limit);
+        if let Some(labor) = labor
+            && newest.is_empty()
+            && slot.labors().and_then(|fleet| fleet.labor(labor)).is_none()
+        {
+            return Err(refuse(unknown_labor(&slot.name, labor)));
+        }
+        let events = newest.iter().map(|Numbered { sequence, entry }| event(*sequence, entry)).collect();
+        Ok(Response::new(proto::HistoryResponse { events }))
+    }
+
+    type EventsStream = Answers<proto::EventsResponse>;
+
+    async fn events(
+        &self,
+        request: Request<proto::EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
+        use proto::events_response::What;
+        let request = request.into_inner();
+        let slot = self.server.fleet(&request.fleet).map_err(refuse)?;
+        // One that wants to stop is not kept by those who only look on.
+        drop(self.server.gate.enter().map_err(refuse)?);
+        let mut follower = match request.after {
+            Some(after) => slot.events.follow(after),
+            None => slot.events.follow_newest(request.backlog as usize),
+        };
+        let (send, receive) = tokio::sync::mpsc::channel(WAITING);
+        let server = Arc::clone(&self.server);
+        tokio::spawn(async move {
+            loop {
+                let what = tokio::select! {
+                    followed = follower.next() => match followed {
+                        Followed::Event(Numbered { sequence, entry }) => What::Event(event(sequence, &entry)),
+                        Followed::Lost(events) => What::Lost(events),
+                    },
+                    () = send.closed() => return,
+                    () = server.gate.closing() => {
+                        // A reader that is gone needs no word.
+                        let _ = send.try_send(Err(refuse(gate::stopping())));
+                        return;
+                    }
+                };
+                let answer = Ok(proto::EventsResponse { what: Some(what) });
+                tokio::select! {
+                    sent = send.send(answer) => if sent.is_err() { return },
+                    () = server.gate.closing() => return,
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+    }
+}

@@ -1,0 +1,129 @@
+//! Errors on their way to a client and back: the same code, message and advice at both ends.
+
+use std::borrow::Cow;
+
+use overseer::{CallError, CallErrorCode};
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+
+use crate::exit::Exit;
+use crate::failure::Failure;
+
+/// Metadata that carries the stable code of an error.
+const CODE: &str = "overseer-code";
+/// Metadata that carries what to do, in UTF-8.
+const HELP: &str = "overseer-help-bin";
+
+/// A failure as a status.
+pub(super) fn refuse(failure: Failure) -> Status {
+    let code = grpc_code(&failure);
+    with_code(code, &failure)
+}
+
+/// A call that gave no result.
+pub(super) fn call_failed(error: &CallError) -> Status {
+    let answered = |code: CallErrorCode| match code {
+        CallErrorCode::Failed | CallErrorCode::Panicked => Code::Aborted,
+        CallErrorCode::NoMethod => Code::Unimplemented,
+        CallErrorCode::BadPayload => Code::InvalidArgument,
+        CallErrorCode::HostEnded | CallErrorCode::NotReady | CallErrorCode::Draining => Code::Unavailable,
+        CallErrorCode::QueueDeadline | CallErrorCode::RunDeadline => Code::DeadlineExceeded,
+        CallErrorCode::Cancelled => Code::Cancelled,
+        CallErrorCode::Overloaded | CallErrorCode::TooLarge => Code::ResourceExhausted,
+        CallErrorCode::Agent => Code::Internal,
+    };
+    let code = match error {
+        CallError::Answered { code, .. } => answered(*code),
+        CallError::LaborLost { .. } | CallError::NotReady { .. } | CallError::NoLabor { .. } => {
+            Code::Unavailable
+        }
+        CallError::Overloaded { .. } => Code::ResourceExhausted,
+        CallError::TooLarge { .. } | CallError::Codec { .. } => Code::InvalidArgument,
+        CallError::NoAnswer { .. } => Code::DeadlineExceeded,
+        CallError::Blobs(_) => Code::Internal,
+    };
+    with_code(code, &Failure::told(Exit::Fault, error.code(), &error.to_string()))
+}
+
+fn grpc_code(failure: &Failure) -> Code {
+    match &*failure.code {
+        "fleet.unknown" | "labor.unknown" | "logs.none" => Code::NotFound,
+        "fleet.not_running" | "fleet.stopped" => Code::FailedPrecondition,
+        "fleet.at_capacity" => Code::ResourceExhausted,
+        "server.stopping" | "fleet.changing" => Code::Unavailable,
+        _ if failure.exit == Exit::BadInput => Code::InvalidArgument,
+        _ => Code::Internal,
+    }
+}
+
+fn with_code(code: Code, failure: &Failure) -> Status {
+    let mut status = Status::new(code, failure.to_string());
+    if let Ok(code) = MetadataValue::try_from(&*failure.code) {
+        status.metadata_mut().insert(CODE, code);
+    }
+    if let Some(help) = &failure.help {
+        status.metadata_mut().insert_bin(HELP, MetadataValue::from_bytes(help.as_bytes()));
+    }
+    status
+}
+
+/// A status as the failure that it was.
+pub(crate) fn understand(status: &Status) -> Failure {
+    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+    let metadata = status.metadata();
+    let exit = match status.code() {
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::FailedPrecondition
+        | Code::AlreadyExists
+        | Code::Unimplemented => Exit::BadInput,
+        Code::Aborted => Exit::Failed,
+        _ => Exit::Fault,
+    };
+    let Some(code) = metadata.get(CODE) else {
+        // Not of our server's making: the connection, or something in between.
+        let message = match status.message() {
+            "" => format!("the server answered with {:?}", status.code()),
+            message => format!("the server could not be asked: {message}"),
+        };
+        return Failure { exit, ..Failure::fault("server.connection", message) }
+            .help("try again; `overseer status` says whether it runs");
+    };
+    let help = metadata.get_bin(HELP).and_then(|help| help.to_bytes().ok());
+    Failure {
+        exit,
+        code: Cow::Owned(text(code.as_encoded_bytes())),
+        message: status.message().to_owned(),
+        help: help.map(|help| text(&help)),
+        place: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_the_same_at_both_ends() {
+        let failure = Failure::input("fleet.unknown", "there is no fleet \"wéb\"").help("the fleets are …");
+        let status = refuse(failure);
+        assert_eq!(status.code(), Code::NotFound);
+        let understood = understand(&status);
+        assert_eq!((&*understood.code, understood.exit), ("fleet.unknown", Exit::BadInput));
+        assert_eq!(understood.message, "there is no fleet \"wéb\"");
+        assert_eq!(understood.help.as_deref(), Some("the fleets are …"));
+    }
+
+    #[test]
+    fn what_the_plugin_says_no_to_is_no_fault_of_the_machinery() {
+        let error = |code| CallError::Answered { code, message: "no bolts; order some".into(), cause: None };
+        let exit = |code| understand(&call_failed(&error(code))).exit;
+        assert_eq!(exit(CallErrorCode::Failed), Exit::Failed);
+        assert_eq!(exit(CallErrorCode::NoMethod), Exit::BadInput);
+        assert_eq!(exit(CallErrorCode::Agent), Exit::Fault);
+        let understood = understand(&call_failed(&error(CallErrorCode::Failed)));
+        assert_eq!(understood.help.as_deref(), Some("order some"));
+        let other = understand(&Status::unavailable("connection reset"));
+        assert_eq!((&*other.code, other.exit), ("server.connection", Exit::Fault));
+    }
+}

@@ -1,0 +1,68 @@
+//! The commands that ask a server that runs.
+
+mod call;
+mod connection;
+mod fleet;
+mod logs;
+mod server;
+
+use std::path::PathBuf;
+
+use clap::Args;
+use tonic::transport::Channel;
+
+pub(crate) use self::call::CallArgs;
+pub(crate) use self::fleet::FleetArgs;
+pub(crate) use self::logs::LogsArgs;
+pub(crate) use self::server::{ReloadArgs, StatusArgs};
+use crate::exit::Exit;
+use crate::failure::Failure;
+
+/// What all these commands take.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Socket of the server; else it is looked for
+    #[arg(long, global = true, value_name = "SOCKET", env = "OVERSEER_SERVER", hide_env_values = true)]
+    server: Option<PathBuf>,
+    /// Print JSON documents, one on a line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// Runs `overseer fleet …`.
+pub(crate) fn fleet(args: FleetArgs) -> Result<Exit, Failure> {
+    let FleetArgs { command, common } = args;
+    ask(&common, async |channel| fleet::run(command, channel, common.json).await)
+}
+
+/// Runs `overseer call`.
+pub(crate) fn call(args: CallArgs) -> Result<Exit, Failure> {
+    // Before the server is asked: standard input may be slow.
+    let request = args.request()?;
+    ask(&args.common, async |channel| call::run(&args, request, channel).await)
+}
+
+/// Runs `overseer logs`.
+pub(crate) fn logs(args: LogsArgs) -> Result<Exit, Failure> {
+    ask(&args.common, async |channel| logs::run(&args, channel).await)
+}
+
+/// Runs `overseer status`.
+pub(crate) fn status(args: StatusArgs) -> Result<Exit, Failure> {
+    ask(&args.common, async |channel| server::status(channel, args.common.json).await)
+}
+
+/// Runs `overseer reload`.
+pub(crate) fn reload(args: ReloadArgs) -> Result<Exit, Failure> {
+    ask(&args.common, async |channel| server::reload(channel, args.common.json).await)
+}
+
+/// Finds the server and asks it, on one thread: a command should be over at once.
+fn ask(common: &Common, what: impl AsyncFnOnce(Channel) -> Result<Exit, Failure>) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Failure::fault("server.connection", format!("no connection: {e}")))?;
+    runtime.block_on(async {
+        let channel = connection::connect(common.server.as_deref()).await?;
+        what(channel).await
+    })
+}

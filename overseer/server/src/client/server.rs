@@ -1,0 +1,136 @@
+//! `overseer status` and `overseer reload`.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+use tonic::transport::Channel;
+
+use super::Common;
+use super::fleet::{FleetDocument, fleet_table};
+use crate::api::proto::server_client::ServerClient;
+use crate::api::proto::{InfoRequest, ReloadRequest};
+use crate::api::status::understand;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::{self, Target};
+use crate::table::{Cell, render};
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  overseer status
+  overseer status --json | jq '.fleets[] | select(.ready < .wanted)'";
+
+/// Shows the server that runs, and its fleets
+#[derive(Debug, Args)]
+#[command(after_help = STATUS_EXAMPLES)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+const RELOAD_EXAMPLES: &str = "\
+Example:
+  overseer serve --check && overseer reload
+
+What cannot change while the server runs is named. A wrong configuration changes nothing.";
+
+/// Lets the server read its configuration again
+#[derive(Debug, Args)]
+#[command(after_help = RELOAD_EXAMPLES)]
+pub(crate) struct ReloadArgs {
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+/// `status --json`.
+#[derive(Serialize)]
+struct Info {
+    version: String,
+    pid: u32,
+    uptime_ms: u64,
+    data: String,
+    config: String,
+    socket: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<String>,
+    on_stop: String,
+    fleets: Vec<FleetDocument>,
+}
+
+/// `reload --json`.
+#[derive(Serialize)]
+struct Reloaded {
+    changes: Vec<ChangeDocument>,
+}
+
+#[derive(Serialize)]
+struct ChangeDocument {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    fleet: String,
+    kind: String,
+    text: String,
+}
+
+/// Shows the server.
+pub(super) async fn status(channel: Channel, json: bool) -> Result<Exit, Failure> {
+    let info =
+        ServerClient::new(channel).info(InfoRequest {}).await.map_err(|s| understand(&s))?.into_inner();
+    let info = Info {
+        version: info.version,
+        pid: info.pid,
+        uptime_ms: info.uptime_ms,
+        data: info.data_directory,
+        config: info.config,
+        socket: info.socket,
+        listen: info.listen,
+        on_stop: info.on_stop,
+        fleets: info.fleets.into_iter().map(FleetDocument::from).collect(),
+    };
+    if json {
+        output::json(&info);
+        return Ok(Exit::Passed);
+    }
+    let seconds = humantime::format_duration(Duration::from_secs(info.uptime_ms / 1000)).to_string();
+    let mut rows = vec![
+        ("server", format!("overseer {}, process {}, up {seconds}", info.version, info.pid)),
+        ("config", info.config),
+        ("data", info.data),
+        ("socket", info.socket),
+        ("on stop", format!("{} labors", info.on_stop)),
+    ];
+    if let Some(listen) = info.listen {
+        rows.push(("listen", listen));
+    }
+    let rows: Vec<_> =
+        rows.into_iter().map(|(name, text)| vec![Cell::plain(name), Cell::plain(text)]).collect();
+    // Paths are of no use when they are cut.
+    Target::Stdout.write(&render(&rows, usize::MAX, &[], Target::Stdout));
+    if !info.fleets.is_empty() {
+        Target::Stdout.write(&format!("\n{}", fleet_table(&info.fleets)));
+    }
+    Ok(Exit::Passed)
+}
+
+/// Lets the server read its configuration again.
+pub(super) async fn reload(channel: Channel, json: bool) -> Result<Exit, Failure> {
+    let response = ServerClient::new(channel).reload(ReloadRequest {}).await.map_err(|s| understand(&s))?;
+    let changes: Vec<_> = response
+        .into_inner()
+        .changes
+        .into_iter()
+        .map(|c| ChangeDocument { fleet: c.fleet, kind: c.kind, text: c.text })
+        .collect();
+    let failed = changes.iter().any(|change| change.kind == "failed");
+    if json {
+        output::json(&Reloaded { changes });
+    } else if changes.is_empty() {
+        Target::Stdout.write("nothing changes\n");
+    } else {
+        for change in changes {
+            let fleet = if change.fleet.is_empty() { "server" } else { &change.fleet };
+            Target::Stdout.write(&format!("{fleet}: {}\n", change.text));
+        }
+    }
+    Ok(if failed { Exit::Failed } else { Exit::Passed })
+}

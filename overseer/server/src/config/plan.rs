@@ -1,0 +1,102 @@
+//! A configuration with what it names: releases opened, keys read.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use overseer::{FleetName, Release};
+use overseer_protocol::error_text;
+use overseer_release::{Package, PublicKey, Trust, Unsigned};
+
+use super::{Config, FleetConfig, ServerConfig};
+use crate::exit::Exit;
+use crate::failure::Failure;
+
+/// What a server can start from.
+#[derive(Clone)]
+pub(crate) struct Plan {
+    pub(crate) server: ServerConfig,
+    pub(crate) fleets: BTreeMap<FleetName, FleetPlan>,
+}
+
+/// A fleet that can be started.
+#[derive(Clone)]
+pub(crate) struct FleetPlan {
+    pub(crate) config: FleetConfig,
+    pub(crate) release: Release,
+    /// Trusted keys, hexadecimal.
+    pub(crate) keys: Vec<String>,
+}
+
+impl FleetPlan {
+    /// Name and version of the release.
+    pub(crate) fn release_name(&self) -> String {
+        let manifest = self.release.manifest();
+        format!("{} {}", manifest.name, manifest.version)
+    }
+
+    /// The keys of the configuration, but `labors`, that another plan for the fleet changes.
+    pub(crate) fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let mut keys = self.config.differences(&other.config);
+        // The same path may be another release by now.
+        if self.release.id() != other.release.id() && !keys.contains(&"release") {
+            keys.push("release");
+        }
+        keys
+    }
+}
+
+impl Config {
+    /// Opens releases and reads keys. Blocks on the disk.
+    ///
+    /// # Errors
+    /// A release that is not there, is none, or would be refused by the labors; a key that is
+    /// none. Each with its place in the configuration.
+    pub(crate) fn plan(&self) -> Result<Plan, Failure> {
+        let fleets = self.fleets.iter().map(|(name, fleet)| Ok((name.clone(), self.fleet(fleet)?)));
+        Ok(Plan { server: self.server.clone(), fleets: fleets.collect::<Result<_, Failure>>()? })
+    }
+
+    fn fleet(&self, fleet: &FleetConfig) -> Result<FleetPlan, Failure> {
+        let key = |key: &str| format!("fleets.{}.{key}", fleet.name);
+        let mut keys = Vec::new();
+        for trusted in &fleet.trust {
+            let read = public_key(&self.base, &trusted.value);
+            keys.push(read.map_err(|f| self.source.placed(f, &trusted.span, Some(&key("trust"))))?);
+        }
+        let (path, span) = (&fleet.release.value, &fleet.release.span);
+        let wrong = |code: &'static str, text: String, help: &str| {
+            let failure = Failure::told(Exit::BadInput, code, &text).or_help(help);
+            self.source.placed(failure, span, Some(&key("release")))
+        };
+        let packed = "give the path of a file that `overseer release pack` has made";
+        let package = Package::open(path).map_err(|e| wrong(e.code(), error_text(&e), packed))?;
+        let mut trust = Trust::keys(keys.clone());
+        if fleet.unsigned {
+            trust.unsigned = Unsigned::Allow;
+        }
+        package.verify(&trust).map_err(|refused| {
+            let message = format!("labors would refuse {}: {refused}", path.display());
+            let help = "name the key that signed it in `trust`, or state unsigned = \"allow\"";
+            wrong(refused.code(), message, help)
+        })?;
+        let release = Release::open(path).map_err(|e| wrong(e.code(), error_text(&e), packed))?;
+        let keys = keys.into_iter().map(PublicKey::to_text).collect();
+        Ok(FleetPlan { config: fleet.clone(), release, keys })
+    }
+}
+
+/// A key by its file, relative to `base`, or by its text.
+fn public_key(base: &Path, text: &str) -> Result<PublicKey, Failure> {
+    let path = base.join(text);
+    if path.exists() {
+        return PublicKey::read(&path).map_err(|error| {
+            Failure::told(Exit::BadInput, error.code(), &error_text(&error))
+                .or_help("name a .pub file that `overseer release keygen` has made")
+        });
+    }
+    text.parse().map_err(|_| {
+        let message = format!("{text:?} is neither a .pub file nor the text of a public key");
+        Failure::input("release.key_not_public", message)
+            .help("give the path of a .pub file, relative to this file, or its 64 hexadecimal digits")
+    })
+}

@@ -1,0 +1,202 @@
+use std::path::Path;
+
+use super::*;
+
+/// A good file, to which each case adds its mistake.
+const GOOD: &str = "[fleets.web]\nadapter = \"local\"\nrelease = \"web.release\"\n";
+
+fn parse(text: &str) -> Result<Config, Failure> {
+    Config::parse("overseer.toml", text.to_owned(), Path::new("/etc/overseer"))
+}
+
+#[test]
+fn the_example_is_a_configuration_and_says_the_defaults() {
+    let config = parse(EXAMPLE).unwrap();
+    let uncommented: String = EXAMPLE
+        .lines()
+        .map(|line| {
+            let key =
+                line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()));
+            format!("{}\n", key.unwrap_or(line))
+        })
+        .collect();
+    assert!(uncommented.lines().filter(|line| line.contains(" = ")).count() == 20, "{uncommented}");
+    let said = parse(&uncommented).unwrap();
+    assert_eq!(said.server, config.server);
+    let name: FleetName = "web".parse().unwrap();
+    let (plain, said) = (&config.fleets[&name], &said.fleets[&name]);
+    assert_eq!(plain.differences(said), ["environment"]);
+    assert_eq!(plain.labors, said.labors);
+}
+
+#[test]
+fn what_a_file_says_is_what_is_read() {
+    let config = parse(
+        "[server]\ndata = \"state\"\nsocket = \"/run/o/c.sock\"\nlisten = \"127.0.0.1:0\"\non_stop = \"end\"\n\
+         grace = \"1m 30s\"\n[fleets.web]\nadapter = \"local\"\nrelease = \"../web.release\"\ntrust = [\"a.pub\"]\n\
+         unsigned = \"allow\"\nlabors = 3\nmax_labors = 5\nrestart = \"temporary\"\nheartbeat = \"2s\"\n\
+         silence = \"6s\"\nlease = \"1m\"\ngrace = \"7s\"\nescalation = \"stop_fleet\"\n\
+         intensity = { restarts = 2, period = \"10s\" }\ndeadlines = { stop = \"9s\" }\n\
+         environment = { A = \"b\" }\n",
+    )
+    .unwrap();
+    assert_eq!(config.server.data.as_deref(), Some(Path::new("/etc/overseer/state")));
+    assert_eq!(config.server.socket.as_deref(), Some(Path::new("/run/o/c.sock")));
+    assert_eq!((config.server.on_stop, config.server.grace.as_secs()), (OnStop::End, 90));
+    let web = config.fleets.values().next().unwrap();
+    assert_eq!(web.release.value, Path::new("/etc/overseer/../web.release"));
+    assert_eq!((web.labors, web.options.max_nodes, web.unsigned), (3, 5, true));
+    assert_eq!((web.options.intensity, web.options.period.as_secs()), (2, 10));
+    assert_eq!((web.options.silence.as_secs(), web.options.deadlines.stop.as_secs()), (6, 9));
+    assert_eq!(web.environment["A"], "b");
+}
+
+/// What is added to a good file, its line from there on, the key, the code, and a part of the advice.
+type Case = (&'static str, u32, Option<&'static str>, &'static str, &'static str);
+
+#[test]
+fn every_key_that_is_wrong_is_shown_with_what_would_be_right() {
+    let in_fleet: &[Case] = &[
+        (
+            "adapterr = \"local\"",
+            4,
+            Some("fleets.web.adapterr"),
+            "config.unknown_key",
+            "did you mean `adapter`",
+        ),
+        ("zzz = 1", 4, Some("fleets.web.zzz"), "config.unknown_key", "the keys here are `adapter`"),
+        ("trust = \"me.pub\"", 4, Some("fleets.web.trust"), "config.value", "trust = [\"me.pub\"]"),
+        ("trust = [1]", 4, Some("fleets.web.trust"), "config.value", "trust = [\"me.pub\"]"),
+        ("trust = [\"\"]", 4, Some("fleets.web.trust"), "config.value", "trust = [\"me.pub\"]"),
+        ("unsigned = true", 4, Some("fleets.web.unsigned"), "config.value", "unsigned = \"allow\""),
+        (
+            "unsigned = \"alow\"",
+            4,
+            Some("fleets.web.unsigned"),
+            "config.value",
+            "did you mean unsigned = \"allow\"",
+        ),
+        ("labors = \"3\"", 4, Some("fleets.web.labors"), "config.value", "from 0 to 10000"),
+        ("labors = -1", 4, Some("fleets.web.labors"), "config.value", "from 0 to 10000"),
+        ("labors = 99999999999999999999", 4, None, "config.value", ""),
+        ("labors = 65", 4, Some("fleets.web.labors"), "config.value", "max_labors = 65"),
+        ("max_labors = 0", 4, Some("fleets.web.max_labors"), "config.value", "from 1"),
+        ("restart = \"always\"", 4, Some("fleets.web.restart"), "config.value", "restart = \"permanent\""),
+        ("intensity = 10", 4, Some("fleets.web.intensity"), "config.value", "{ restarts = 10"),
+        (
+            "intensity = { restart = 1 }",
+            4,
+            Some("fleets.web.intensity.restart"),
+            "config.unknown_key",
+            "`restarts`",
+        ),
+        (
+            "intensity = { restarts = 1.5 }",
+            4,
+            Some("fleets.web.intensity.restarts"),
+            "config.value",
+            "whole number",
+        ),
+        (
+            "intensity = { period = 5 }",
+            4,
+            Some("fleets.web.intensity.period"),
+            "config.value",
+            "period = \"30s\"",
+        ),
+        ("escalation = \"panic\"", 4, Some("fleets.web.escalation"), "config.value", "give_up_labor"),
+        ("heartbeat = 1", 4, Some("fleets.web.heartbeat"), "config.value", "heartbeat = \"30s\""),
+        ("heartbeat = \"1\"", 4, Some("fleets.web.heartbeat"), "config.value", "its unit"),
+        ("heartbeat = \"5s\"", 4, Some("fleets.web.silence"), "config.value", "more than 5s"),
+        ("silence = \"1s\"", 4, Some("fleets.web.silence"), "config.value", "more than 1s"),
+        ("silence = \"1m\"", 4, Some("fleets.web.lease"), "config.value", "more than 1m"),
+        ("grace = \"0s\"", 4, Some("fleets.web.grace"), "config.value", "its unit"),
+        ("lease = \"1s\"", 4, Some("fleets.web.lease"), "config.value", "more than 3s"),
+        ("lease = \"1000y\"", 4, Some("fleets.web.lease"), "config.value", "its unit"),
+        ("environment = [\"A=b\"]", 4, Some("fleets.web.environment"), "config.value", "GREETING"),
+        ("environment = { A = 1 }", 4, Some("fleets.web.environment.A"), "config.value", "A = "),
+        (
+            "environment = { \"A=\" = \"b\" }",
+            4,
+            Some("fleets.web.environment.A="),
+            "config.value",
+            "without `=`",
+        ),
+        ("deadlines = \"1m\"", 4, Some("fleets.web.deadlines"), "config.value", "{ boot = "),
+        ("deadlines = { bot = \"1m\" }", 4, Some("fleets.web.deadlines.bot"), "config.unknown_key", "`boot`"),
+        ("deadlines = { stop = 5 }", 4, Some("fleets.web.deadlines.stop"), "config.value", "stop = \"30s\""),
+        ("labors = 1\nlabors = 2", 5, None, "config.syntax", "toml.io"),
+        ("[server]\ndta = \"x\"", 5, Some("server.dta"), "config.unknown_key", "did you mean `data`"),
+        ("[server]\ndata = 1", 5, Some("server.data"), "config.value", "/var/lib/overseer"),
+        ("[server]\nsocket = []", 5, Some("server.socket"), "config.value", "control.sock"),
+        ("[server]\nlisten = 7400", 5, Some("server.listen"), "config.value", "0.0.0.0:7400"),
+        ("[server]\nlisten = \"localhost\"", 5, Some("server.listen"), "config.value", "0.0.0.0:7400"),
+        (
+            "[server]\non_stop = \"kep\"",
+            5,
+            Some("server.on_stop"),
+            "config.value",
+            "did you mean on_stop = \"keep\"",
+        ),
+        ("[server]\ngrace = \"soon\"", 5, Some("server.grace"), "config.value", "its unit"),
+        ("[[server]]", 4, Some("server"), "config.value", "[server]"),
+        ("[servr]", 4, Some("servr"), "config.unknown_key", "did you mean `server`"),
+        ("[fleets.Web]", 4, Some("fleets.Web"), "config.value", "a-z, 0-9"),
+        (
+            "[fleets.db]\nrelease = \"x\"",
+            4,
+            Some("fleets.db.adapter"),
+            "config.missing",
+            "adapter = \"local\"",
+        ),
+        ("[fleets.db]\nadapter = \"local\"", 4, Some("fleets.db.release"), "config.missing", "release = "),
+        (
+            "[fleets.db]\nadapter = \"ec2\"",
+            5,
+            Some("fleets.db.adapter"),
+            "config.value",
+            "adapter = \"local\"",
+        ),
+        ("[fleets.db]\nadapter = 1", 5, Some("fleets.db.adapter"), "config.value", "adapter = \"local\""),
+        ("[fleets]\ndb = 1", 4, None, "config", ""),
+    ];
+    parse(GOOD).unwrap();
+    for (added, line, key, code, help) in in_fleet {
+        let failure = parse(&format!("{GOOD}{added}\n")).err();
+        let failure = failure.unwrap_or_else(|| panic!("{added} was taken"));
+        let said = format!("{added}: {failure} ({:?})", failure.help);
+        assert!(failure.code.starts_with(code), "{said}: {}", failure.code);
+        assert!(failure.help.as_deref().unwrap_or_default().contains(help), "{said}");
+        let place = failure.place.unwrap_or_else(|| panic!("{said} has no place"));
+        if key.is_some() {
+            assert_eq!(place.key.as_deref(), *key, "{said}");
+            assert_eq!(place.line, *line, "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_name_is_shown_where_it_stands() {
+    let failure =
+        parse("[fleets.web]\nadapter = \"local\"\nrelease = \"x\"\n  leese = \"1m\"\n").unwrap_err();
+    let place = failure.place.unwrap();
+    assert_eq!((place.line, place.column), (4, 3));
+    assert_eq!(&place.source.inner()[place.span], "leese");
+}
+
+#[test]
+fn what_a_file_names_must_be_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let plan = |text: &str| Config::parse("o.toml", text.to_owned(), directory.path()).unwrap().plan();
+    let failure = plan(GOOD).map(|_| ()).unwrap_err();
+    assert_eq!((failure.place.as_ref().unwrap().line, &*failure.code), (3, "release.package_io"));
+    let failure = plan(&format!("{GOOD}trust = [\"a\"]\n")).map(|_| ()).unwrap_err();
+    assert_eq!((failure.place.as_ref().unwrap().line, &*failure.code), (4, "release.key_not_public"));
+    std::fs::write(directory.path().join("run"), "#!/bin/sh\n").unwrap();
+    let builder = overseer_release::ReleaseBuilder::program("web", "1.0.0", directory.path().join("run"));
+    builder.write(&directory.path().join("web.release")).unwrap();
+    let failure = plan(GOOD).map(|_| ()).unwrap_err();
+    assert_eq!((failure.place.as_ref().unwrap().line, &*failure.code), (3, "release.signature_missing"));
+    let plan = plan(&format!("{GOOD}unsigned = \"allow\"\n")).unwrap();
+    assert_eq!(plan.fleets.values().next().unwrap().release_name(), "web 1.0.0");
+}

@@ -1,0 +1,136 @@
+//! `overseer serve`: fleets that are kept, and a control API to ask for them.
+
+mod desired;
+pub(crate) mod events;
+pub(crate) mod gate;
+mod notify;
+pub(crate) mod places;
+pub(crate) mod reload;
+mod run;
+pub(crate) mod server;
+pub(crate) mod slot;
+mod socket;
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::config::{self, Config, Plan};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::{self, Target};
+
+const EXAMPLES: &str = "\
+Examples:
+  overseer serve --example > overseer.toml     a configuration to begin with
+  overseer serve --check                       says what is wrong with ./overseer.toml
+  overseer serve --config /etc/overseer/overseer.toml
+
+Signals: SIGTERM and SIGINT stop the server in good order, a second one at once; SIGHUP reads the
+configuration again, as `overseer reload` does.
+
+Exit codes: 0 stopped in good order, 2 a mistake in the configuration or another server is
+running, 3 a fault of the machinery.";
+
+/// Serves fleets: keeps their labors running, and answers `overseer fleet`, `call` and `logs`
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct ServeArgs {
+    /// Configuration; else ./overseer.toml, ~/.config/overseer/ or /etc/overseer/overseer.toml
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Data directory; goes before the configuration's
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Only check the configuration and what it names
+    #[arg(long)]
+    check: bool,
+    /// Only print a configuration with every key, explained
+    #[arg(long, conflicts_with = "check")]
+    example: bool,
+    /// Print one JSON document: once it serves, or once it is checked
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `serve --check --json`.
+#[derive(Serialize)]
+struct Checked<'a> {
+    ok: bool,
+    config: &'a Path,
+    fleets: Vec<CheckedFleet>,
+}
+
+#[derive(Serialize)]
+struct CheckedFleet {
+    fleet: String,
+    release: String,
+    release_id: String,
+    labors: u32,
+}
+
+/// What a server is started from.
+struct Start {
+    config_path: PathBuf,
+    plan: Plan,
+    data: PathBuf,
+    socket: PathBuf,
+    json: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: ServeArgs) -> Result<Exit, Failure> {
+    if args.example {
+        Target::Stdout.write(config::EXAMPLE);
+        return Ok(Exit::Passed);
+    }
+    let config_path = match args.config {
+        Some(path) => path,
+        None => find_configuration()?,
+    };
+    // A server may be asked to read it again from anywhere.
+    let shown = config_path;
+    let config_path = std::path::absolute(&shown).unwrap_or_else(|_| shown.clone());
+    let plan = Config::read(&shown)?.plan()?;
+    if args.check {
+        checked(&shown, &plan, args.json);
+        return Ok(Exit::Passed);
+    }
+    let data = args.data.or_else(|| plan.server.data.clone()).or_else(places::data_directory);
+    let data = data.ok_or_else(|| {
+        Failure::input("serve.data", "there is no place for the data directory")
+            .help("give --data DIR, or `data` in [server]")
+    })?;
+    let data = std::path::absolute(&data).unwrap_or(data);
+    let socket = plan.server.socket.clone().unwrap_or_else(|| places::socket(&data));
+    run::serve(Start { config_path, plan, data, socket, json: args.json })
+}
+
+fn find_configuration() -> Result<PathBuf, Failure> {
+    let places = places::configurations();
+    if let Some(found) = places.iter().find(|path| path.exists()) {
+        return Ok(found.clone());
+    }
+    let looked: Vec<_> = places.iter().map(|path| path.display().to_string()).collect();
+    Err(Failure::input("serve.no_config", format!("there is no configuration: no {}", looked.join(", no ")))
+        .help("write one with `overseer serve --example > overseer.toml`, or give --config FILE"))
+}
+
+fn checked(path: &Path, plan: &Plan, json: bool) {
+    let fleets: Vec<_> = plan.fleets.values().collect();
+    if json {
+        let fleets = fleets.iter().map(|fleet| CheckedFleet {
+            fleet: fleet.config.name.to_string(),
+            release: fleet.release_name(),
+            release_id: fleet.release.id().to_string(),
+            labors: fleet.config.labors,
+        });
+        return output::json(&Checked { ok: true, config: path, fleets: fleets.collect() });
+    }
+    Target::Stdout.write(&format!("{} is good\n", path.display()));
+    for fleet in fleets {
+        let labors = reload::labors(fleet.config.labors as usize);
+        Target::Stdout.write(&format!("  {}: {labors} of {}\n", fleet.config.name, fleet.release_name()));
+    }
+}

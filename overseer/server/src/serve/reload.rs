@@ -1,0 +1,134 @@
+//! A configuration that is read again while the server runs.
+
+use serde::Serialize;
+
+use super::server::Server;
+use super::slot::{FleetSlot, Resized};
+use crate::config::{Config, FleetPlan, Plan};
+use crate::failure::Failure;
+
+/// What happened to a fleet, or to the server where none is named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Change {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) fleet: String,
+    pub(crate) kind: &'static str,
+    pub(crate) text: String,
+}
+
+impl Change {
+    fn of(fleet: &str, kind: &'static str, text: impl Into<String>) -> Self {
+        Self { fleet: fleet.to_owned(), kind, text: text.into() }
+    }
+}
+
+impl Server {
+    /// Reads the configuration again and does what it says. What cannot change while it runs is
+    /// named and left.
+    ///
+    /// # Errors
+    /// As [`Config::read`] and [`Config::plan`]; nothing has changed then.
+    pub(crate) async fn reload(&self) -> Result<Vec<Change>, Failure> {
+        let _turn = self.reloading.lock().await;
+        self.manager.reloading();
+        let path = self.config_path.clone();
+        let plan = tokio::task::spawn_blocking(move || Config::read(&path)?.plan()).await;
+        let plan = plan.unwrap_or_else(|error| {
+            Err(Failure::fault("serve.reload", format!("reading the configuration failed: {error}")))
+        });
+        let changes = match plan {
+            Ok(plan) => Ok(self.apply(plan).await),
+            Err(failure) => Err(failure),
+        };
+        self.manager.ready(&self.status_line());
+        changes
+    }
+
+    async fn apply(&self, plan: Plan) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let waiting = self.config.read().differences(&plan.server);
+        if !waiting.is_empty() {
+            let text = format!("{} takes effect when the server is started again", waiting.join(", "));
+            changes.push(Change::of("", "waits", text));
+        }
+        {
+            // The rest keeps what the server was started with.
+            let mut config = self.config.write();
+            let (on_stop, grace) = (plan.server.on_stop, plan.server.grace);
+            if on_stop != config.on_stop {
+                changes.push(Change::of("", "changed", format!("on_stop is {:?} now", on_stop.name())));
+            }
+            if grace != config.grace {
+                let grace = humantime::format_duration(grace);
+                changes.push(Change::of("", "changed", format!("grace is \"{grace}\" now")));
+            }
+            (config.on_stop, config.grace) = (on_stop, grace);
+        }
+        for slot in self.fleets() {
+            if !plan.fleets.contains_key(&slot.name) {
+                self.forget(&slot.name);
+                let text = match slot.remove().await {
+                    Ok(()) => "is no longer in the configuration".to_owned(),
+                    Err(failure) => format!("is no longer in the configuration; {failure}"),
+                };
+                changes.push(Change::of(slot.name.as_str(), "stopped", text));
+            }
+        }
+        for (name, fleet) in plan.fleets {
+            match self.fleet(name.as_str()) {
+                Ok(slot) => replan(&slot, fleet, &mut changes).await,
+                Err(_) => {
+                    let started = match self.add(fleet).await {
+                        Ok(slot) => slot.settle().await,
+                        Err(failure) => Err(failure),
+                    };
+                    changes.push(match started {
+                        Ok(done) => Change::of(
+                            name.as_str(),
+                            "started",
+                            format!("is new, with {}", labors(done.started)),
+                        ),
+                        Err(failure) => Change::of(name.as_str(), "failed", failure.to_string()),
+                    });
+                }
+            }
+        }
+        changes
+    }
+}
+
+async fn replan(slot: &FleetSlot, plan: FleetPlan, changes: &mut Vec<Change>) {
+    let name = slot.name.as_str();
+    let before = slot.wanted().0;
+    let waiting = slot.replan(plan);
+    if !waiting.is_empty() {
+        let text = format!("{} takes effect at the next start of the fleet", waiting.join(", "));
+        changes.push(Change::of(name, "waits", text));
+    }
+    let (configured, wanted) = slot.wanted();
+    if configured != before && configured != wanted {
+        let why = if slot.is_wanted() {
+            format!("{wanted} was said by hand")
+        } else {
+            "it was stopped by hand".to_owned()
+        };
+        let text = format!("labors = {configured} waits for `overseer fleet start {name}`: {why}");
+        changes.push(Change::of(name, "waits", text));
+    }
+    // Those that were given up are started again, whether the number has changed or not.
+    match slot.settle().await {
+        Ok(Resized { started: 0, drained: 0 }) => {}
+        Ok(Resized { started: 0, drained }) => {
+            changes.push(Change::of(name, "labors", format!("{} drain", labors(drained))));
+        }
+        Ok(Resized { started, .. }) => {
+            changes.push(Change::of(name, "labors", format!("{} started", labors(started))));
+        }
+        Err(failure) => changes.push(Change::of(name, "failed", failure.to_string())),
+    }
+}
+
+/// A number of labors, in words.
+pub(crate) fn labors(n: usize) -> String {
+    if n == 1 { "1 labor".to_owned() } else { format!("{n} labors") }
+}

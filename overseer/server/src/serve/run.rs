@@ -1,0 +1,212 @@
+//! The life of a server: start, signals, stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use overseer::ControlPlane;
+use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::Start;
+use super::notify::{self, ServiceManager};
+use super::server::Server;
+use super::socket::ControlSocket;
+use crate::api::Api;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::{self, Target};
+
+/// How long connections may take to close once no request is open.
+const HANG_UP: Duration = Duration::from_secs(1);
+
+/// The document of `serve --json`.
+#[derive(Serialize)]
+struct Ready<'a> {
+    event: &'static str,
+    pid: u32,
+    version: &'static str,
+    socket: &'a std::path::Path,
+    data: &'a std::path::Path,
+    fleets: usize,
+}
+
+/// Serves until a signal says to stop.
+pub(super) fn serve(start: Start) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime =
+        runtime.map_err(|e| Failure::fault("serve.runtime", format!("the server cannot run: {e}")))?;
+    let result = runtime.block_on(start_and_stop(start));
+    // Nothing that is left to do may keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+async fn start_and_stop(start: Start) -> Result<Exit, Failure> {
+    let mut signals = Signals::listen()?;
+    let Start { config_path, plan, data, socket, json } = start;
+    let mut builder = ControlPlane::builder().data_directory(&data).served(true);
+    if let Some(address) = plan.server.listen {
+        builder = builder.listen(address);
+    }
+    let plane = builder.start().await.map_err(|error| {
+        let text = format!("the server did not start: {error}");
+        Failure::told(Exit::Fault, error.code(), &text)
+    })?;
+    let (_control, listener) = ControlSocket::bind(&socket)?;
+    let manager = ServiceManager::from_environment();
+    let server = Arc::new(Server::new(plane, plan.server.clone(), config_path, data, socket, manager));
+    let (api, health) = Api::new(Arc::clone(&server)).await?;
+    let (hang_up, hung_up) = oneshot::channel();
+    let mut listening = tokio::spawn(api.serve(listener, hung_up));
+    let started = tokio::select! {
+        started = server.start_fleets(plan) => started.map(|()| true),
+        () = signals.stop() => Ok(false),
+    };
+    let outcome = match started {
+        Ok(true) => {
+            health.serving().await;
+            say_ready(&server, json);
+            tokio::select! {
+                () = live(Arc::clone(&server), &mut signals) => Ok(Exit::Passed),
+                ended = &mut listening => Err(api_ended(ended)),
+            }
+        }
+        Ok(false) => Ok(Exit::Passed),
+        Err(failure) => Err(failure),
+    };
+    tokio::spawn(async move {
+        signals.stop().await;
+        Target::Stderr.write("ended at once\n");
+        std::process::exit(i32::from(Exit::Terminated.code()));
+    });
+    server.manager.stopping();
+    health.not_serving().await;
+    server.gate.close();
+    let grace = server.config.read().grace;
+    if tokio::time::timeout(grace, server.gate.empty()).await.is_err() {
+        tracing::warn!("requests were open after the grace; they are cut off");
+    }
+    // It may have ended by itself.
+    let _ = hang_up.send(());
+    if !listening.is_finished() && tokio::time::timeout(HANG_UP, &mut listening).await.is_err() {
+        listening.abort();
+    }
+    server.leave_fleets().await;
+    // Labors that are kept stay connected until this process is gone.
+    let _ = tokio::time::timeout(HANG_UP, server.plane.shutdown()).await;
+    outcome
+}
+
+/// Carries out what signals ask for, until one says to stop.
+async fn live(server: Arc<Server>, signals: &mut Signals) {
+    let mut watchdog = notify::watchdog().map(tokio::time::interval);
+    loop {
+        let alive = async {
+            match &mut watchdog {
+                Some(interval) => drop(interval.tick().await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            asked = signals.next() => match asked {
+                Asked::Stop => return,
+                Asked::Reload => {
+                    // Beside this, for it may take as long as fleets take to stop.
+                    let server = Arc::clone(&server);
+                    tokio::spawn(async move { reload(&server).await });
+                }
+            },
+            () = alive => server.manager.alive(),
+        }
+    }
+}
+
+async fn reload(server: &Server) {
+    // One that stops starts no fleets any more.
+    let Ok(_entered) = server.gate.enter() else { return };
+    match server.reload().await {
+        Ok(changes) if changes.is_empty() => Target::Stderr.write("configuration read: nothing changes\n"),
+        Ok(changes) => {
+            for change in changes {
+                let fleet = if change.fleet.is_empty() { "server" } else { &change.fleet };
+                Target::Stderr.write(&format!("configuration read: {fleet}: {}\n", change.text));
+            }
+        }
+        Err(failure) => {
+            let text = format!("{:?}", miette::Report::new(failure));
+            Target::Stderr
+                .write(&format!("nothing changes, for the configuration is wrong:\n{}\n", text.trim_end()));
+        }
+    }
+}
+
+fn say_ready(server: &Server, json: bool) {
+    let version = env!("CARGO_PKG_VERSION");
+    if json {
+        output::json(&Ready {
+            event: "ready",
+            pid: std::process::id(),
+            version,
+            socket: &server.socket,
+            data: &server.data,
+            fleets: server.fleets().len(),
+        });
+    }
+    let status = server.status_line();
+    let (socket, data) = (server.socket.display(), server.data.display());
+    Target::Stderr.write(&format!("overseer {version} is ready: {status}; socket {socket}, data {data}\n"));
+    server.manager.ready(&status);
+}
+
+fn api_ended(ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>) -> Failure {
+    let why = match ended {
+        Ok(Ok(())) => "it stopped by itself".to_owned(),
+        Ok(Err(error)) => overseer_protocol::error_text(&error),
+        Err(error) => error.to_string(),
+    };
+    Failure::fault("serve.api", format!("the control API ended: {why}")).help("start the server again")
+}
+
+/// What a signal asks for.
+enum Asked {
+    Stop,
+    Reload,
+}
+
+/// The signals of a server.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Failure> {
+        let listen = || {
+            Ok::<_, std::io::Error>(Self {
+                interrupt: signal(SignalKind::interrupt())?,
+                terminate: signal(SignalKind::terminate())?,
+                hang_up: signal(SignalKind::hangup())?,
+            })
+        };
+        listen().map_err(|e| Failure::fault("serve.signals", format!("signals cannot be listened to: {e}")))
+    }
+
+    /// Waits for one that says to stop.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+
+    /// Waits for the next one.
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.hang_up.recv() => Asked::Reload,
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! A server that runs: its control plane, its fleets, and what is asked of it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use overseer::{ControlPlane, FleetName};
+use parking_lot::RwLock;
+
+use super::gate::Gate;
+use super::notify::ServiceManager;
+use super::reload::labors;
+use super::slot::FleetSlot;
+use crate::config::{FleetPlan, OnStop, Plan, ServerConfig};
+use crate::failure::Failure;
+
+/// What all parts of a server share.
+pub(crate) struct Server {
+    pub(crate) plane: ControlPlane,
+    pub(crate) gate: Gate,
+    pub(crate) config: RwLock<ServerConfig>,
+    pub(crate) config_path: PathBuf,
+    pub(crate) data: PathBuf,
+    pub(crate) socket: PathBuf,
+    pub(crate) started: Instant,
+    pub(super) manager: ServiceManager,
+    /// One reload at a time.
+    pub(super) reloading: tokio::sync::Mutex<()>,
+    fleets: RwLock<BTreeMap<FleetName, Arc<FleetSlot>>>,
+}
+
+impl Server {
+    /// One without any fleet yet.
+    pub(super) fn new(
+        plane: ControlPlane,
+        config: ServerConfig,
+        config_path: PathBuf,
+        data: PathBuf,
+        socket: PathBuf,
+        manager: ServiceManager,
+    ) -> Self {
+        Self {
+            plane,
+            gate: Gate::default(),
+            config: RwLock::new(config),
+            config_path,
+            data,
+            socket,
+            started: Instant::now(),
+            manager,
+            reloading: tokio::sync::Mutex::default(),
+            fleets: RwLock::default(),
+        }
+    }
+
+    /// All fleets, by name.
+    pub(crate) fn fleets(&self) -> Vec<Arc<FleetSlot>> {
+        self.fleets.read().values().cloned().collect()
+    }
+
+    /// One fleet.
+    ///
+    /// # Errors
+    /// `fleet.unknown`.
+    pub(crate) fn fleet(&self, name: &str) -> Result<Arc<FleetSlot>, Failure> {
+        let fleets = self.fleets.read();
+        if let Some(slot) = name.parse::<FleetName>().ok().and_then(|name| fleets.get(&name)) {
+            return Ok(Arc::clone(slot));
+        }
+        let known: Vec<_> = fleets.keys().map(FleetName::as_str).collect();
+        let shown: String = name.chars().take(64).collect();
+        Err(Failure::input("fleet.unknown", format!("there is no fleet {shown:?}")).help(
+            match known.is_empty() {
+                true => "the configuration has none: add one and run `overseer reload`".to_owned(),
+                false => format!("the fleets are {}", known.join(", ")),
+            },
+        ))
+    }
+
+    pub(super) async fn add(&self, plan: FleetPlan) -> Result<Arc<FleetSlot>, Failure> {
+        let slot = FleetSlot::load(&self.plane, plan).await?;
+        self.fleets.write().insert(slot.name.clone(), Arc::clone(&slot));
+        Ok(slot)
+    }
+
+    pub(super) fn forget(&self, name: &FleetName) {
+        self.fleets.write().remove(name);
+    }
+
+    /// Starts the fleets of a plan, all at once; those that were stopped by hand stay stopped.
+    ///
+    /// # Errors
+    /// The first fleet's that did not start.
+    pub(super) async fn start_fleets(&self, plan: Plan) -> Result<(), Failure> {
+        let mut starts = tokio::task::JoinSet::new();
+        for fleet in plan.fleets.into_values() {
+            let slot = self.add(fleet).await?;
+            starts.spawn(async move { slot.settle().await });
+        }
+        while let Some(started) = starts.join_next().await {
+            started.map_err(|e| Failure::fault("serve.fleet", format!("a fleet did not start: {e}")))??;
+        }
+        Ok(())
+    }
+
+    /// Leaves or ends the fleets, as the configuration says.
+    pub(super) async fn leave_fleets(&self) {
+        if self.config.read().on_stop == OnStop::Keep {
+            return;
+        }
+        let mut ends = tokio::task::JoinSet::new();
+        for slot in self.fleets() {
+            ends.spawn(async move { slot.end().await });
+        }
+        ends.join_all().await;
+    }
+
+    /// What it serves, in a few words.
+    pub(super) fn status_line(&self) -> String {
+        let fleets = self.fleets();
+        let wanted: u32 = fleets.iter().map(|slot| slot.wanted().1).sum();
+        let noun = if fleets.len() == 1 { "fleet" } else { "fleets" };
+        format!("{} {noun}, {}", fleets.len(), labors(wanted as usize))
+    }
+}

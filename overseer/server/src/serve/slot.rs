@@ -1,0 +1,375 @@
+//! One fleet of the configuration: started, stopped and brought to its number of labors.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use overseer::fleet::{StartChildError, StartError};
+use overseer::local::Local;
+use overseer::{ControlPlane, Count, Fleet, FleetName, Labor, LaborId, LaborState};
+use parking_lot::RwLock;
+use tokio::sync::Mutex;
+
+use super::desired::{self, Desired};
+use super::events::EventLog;
+use crate::config::{AdapterKind, FleetPlan};
+use crate::exit::Exit;
+use crate::failure::Failure;
+
+/// A fleet of the configuration, whether it runs or not.
+pub(crate) struct FleetSlot {
+    pub(crate) name: FleetName,
+    pub(crate) events: Arc<EventLog>,
+    plane: ControlPlane,
+    inner: RwLock<Inner>,
+    /// One change at a time: held while the fleet is started, stopped or resized.
+    turn: Mutex<()>,
+}
+
+struct Inner {
+    /// What the next start takes.
+    plan: FleetPlan,
+    desired: Option<Desired>,
+    phase: Phase,
+}
+
+#[derive(Clone)]
+enum Phase {
+    Stopped,
+    Starting,
+    Running(Running),
+    Stopping(Running),
+    /// It is no longer in the configuration, or the server ends: it is not started again.
+    Closed,
+}
+
+/// A fleet that runs, and what it was started from.
+#[derive(Clone)]
+struct Running {
+    fleet: Fleet,
+    plan: FleetPlan,
+    since: SystemTime,
+}
+
+/// Where a fleet stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Stopped,
+    Starting,
+    Running { since: SystemTime },
+    Stopping { since: SystemTime },
+}
+
+/// What a fleet is, for who looks.
+pub(crate) struct Snapshot {
+    pub(crate) state: State,
+    /// What it runs from, or what its next start takes.
+    pub(crate) plan: FleetPlan,
+    /// How many labors there should be.
+    pub(crate) wanted: u32,
+    pub(crate) by_hand: bool,
+    pub(crate) count: Count,
+    /// Keys that wait for the next start.
+    pub(crate) pending: Vec<&'static str>,
+}
+
+/// What was done to reach a number of labors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Resized {
+    pub(crate) started: usize,
+    pub(crate) drained: usize,
+}
+
+impl FleetSlot {
+    /// A fleet that does not run yet, as the store knows it.
+    ///
+    /// # Errors
+    /// `store.…`, `serve.desired`.
+    pub(super) async fn load(plane: &ControlPlane, plan: FleetPlan) -> Result<Arc<Self>, Failure> {
+        let name = plan.config.name.clone();
+        let desired = desired::read(plane.store(), &name).await?;
+        let inner = RwLock::new(Inner { plan, desired, phase: Phase::Stopped });
+        let (events, plane, turn) = (Arc::default(), plane.clone(), Mutex::default());
+        Ok(Arc::new(Self { name, events, plane, inner, turn }))
+    }
+
+    /// Whether it should run.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.inner.read().desired != Some(Desired::Stopped)
+    }
+
+    /// Starts the fleet unless it runs, and brings it to its number of labors. `labors` is
+    /// remembered; without it the configuration decides again.
+    ///
+    /// # Errors
+    /// `fleet.…`, `store.…`.
+    pub(crate) async fn start(&self, labors: Option<u32>) -> Result<Resized, Failure> {
+        let _turn = self.turn.lock().await;
+        self.check_open()?;
+        self.remember(labors.map(|labors| Desired::Running { labors })).await?;
+        self.run().await
+    }
+
+    /// Does what the store and the configuration want, without changing either.
+    ///
+    /// # Errors
+    /// `fleet.…`.
+    pub(super) async fn settle(&self) -> Result<Resized, Failure> {
+        let _turn = self.turn.lock().await;
+        self.check_open()?;
+        if self.is_wanted() { self.run().await } else { Ok(Resized::default()) }
+    }
+
+    /// Ends all labors and the fleet, and remembers that.
+    ///
+    /// # Errors
+    /// `store.…`; nothing was stopped then.
+    pub(crate) async fn stop(&self) -> Result<(), Failure> {
+        let _turn = self.turn.lock().await;
+        self.check_open()?;
+        self.remember(Some(Desired::Stopped)).await?;
+        self.halt().await;
+        Ok(())
+    }
+
+    /// Ends all labors and the fleet for as long as the server lives; the next server starts it.
+    pub(super) async fn end(&self) {
+        let _turn = self.turn.lock().await;
+        self.halt().await;
+        self.inner.write().phase = Phase::Closed;
+    }
+
+    /// As [`FleetSlot::end`], and forgets what was said of it by hand.
+    ///
+    /// # Errors
+    /// `store.…`; it has ended all the same.
+    pub(super) async fn remove(&self) -> Result<(), Failure> {
+        self.end().await;
+        self.remember(None).await
+    }
+
+    /// Lets one labor, or all of them, finish their calls and end for good; how many. A fleet
+    /// that was drained as a whole stays without labors until it is started again.
+    ///
+    /// # Errors
+    /// `fleet.not_running`, `labor.unknown`, `store.…`.
+    pub(crate) async fn drain(&self, labor: Option<LaborId>) -> Result<usize, Failure> {
+        let _turn = self.turn.lock().await;
+        let fleet = self.fleet()?;
+        let stays = fleet.which_children().into_iter().filter(stays);
+        if let Some(labor) = labor {
+            let known = stays.map(|l| l.id()).filter(|id| *id == labor).count();
+            if known == 0 {
+                return Err(unknown_labor(&self.name, labor));
+            }
+            fleet.drain(labor);
+            return Ok(1);
+        }
+        self.remember(Some(Desired::Running { labors: 0 })).await?;
+        let draining = stays.count();
+        fleet.drain_all();
+        Ok(draining)
+    }
+
+    /// The fleet, if it runs.
+    ///
+    /// # Errors
+    /// `fleet.not_running`; `fleet.changing` while it starts or stops.
+    pub(crate) fn fleet(&self) -> Result<Fleet, Failure> {
+        let name = &self.name;
+        let changing = |what: &str| {
+            let message = format!("the fleet {name} is {what}");
+            Err(Failure::fault("fleet.changing", message).help("try again in a moment"))
+        };
+        match &self.inner.read().phase {
+            Phase::Running(running) => Ok(running.fleet.clone()),
+            Phase::Starting => changing("starting"),
+            Phase::Stopping(_) => changing("stopping"),
+            Phase::Stopped | Phase::Closed => {
+                Err(Failure::input("fleet.not_running", format!("the fleet {name} does not run"))
+                    .help(format!("start it: overseer fleet start {name}")))
+            }
+        }
+    }
+
+    /// The fleet, while there is one.
+    pub(crate) fn labors(&self) -> Option<Fleet> {
+        match &self.inner.read().phase {
+            Phase::Running(running) | Phase::Stopping(running) => Some(running.fleet.clone()),
+            _ => None,
+        }
+    }
+
+    /// Takes another plan. Its number of labors is reached by [`FleetSlot::settle`]; everything
+    /// else waits for the next start. Returns the keys that changed and wait.
+    pub(super) fn replan(&self, plan: FleetPlan) -> Vec<&'static str> {
+        let mut inner = self.inner.write();
+        inner.plan = plan;
+        inner.pending()
+    }
+
+    /// How many labors its configuration says, and how many there should be: somebody may have
+    /// said another number by hand.
+    pub(super) fn wanted(&self) -> (u32, u32) {
+        let inner = self.inner.read();
+        (inner.plan.config.labors, inner.wanted())
+    }
+
+    /// What it is just now.
+    pub(crate) async fn snapshot(&self) -> Snapshot {
+        let (phase, plan, wanted, by_hand, pending) = {
+            let inner = self.inner.read();
+            let phase = inner.phase.clone();
+            (phase, inner.plan.clone(), inner.wanted(), inner.desired.is_some(), inner.pending())
+        };
+        let (state, running) = match phase {
+            Phase::Stopped | Phase::Closed => (State::Stopped, None),
+            Phase::Starting => (State::Starting, None),
+            Phase::Running(running) => (State::Running { since: running.since }, Some(running)),
+            Phase::Stopping(running) => (State::Stopping { since: running.since }, Some(running)),
+        };
+        let Some(running) = running else {
+            return Snapshot { state, plan, wanted, by_hand, count: Count::default(), pending };
+        };
+        match running.fleet.count_children().await {
+            Ok(count) => Snapshot { state, plan: running.plan, wanted, by_hand, count, pending },
+            // It has stopped by itself: its escalation is to stop.
+            Err(_) => {
+                Snapshot { state: State::Stopped, plan, wanted, by_hand, count: Count::default(), pending }
+            }
+        }
+    }
+
+    /// One who has waited for its turn may find that there is nothing left to change.
+    fn check_open(&self) -> Result<(), Failure> {
+        match self.inner.read().phase {
+            Phase::Closed => {
+                Err(Failure::input("fleet.unknown", format!("the fleet {} has just been removed", self.name)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn remember(&self, desired: Option<Desired>) -> Result<(), Failure> {
+        desired::write(self.plane.store(), &self.name, desired).await?;
+        self.inner.write().desired = desired;
+        Ok(())
+    }
+
+    /// Starts what does not run and brings it to its number of labors. Needs the turn.
+    async fn run(&self) -> Result<Resized, Failure> {
+        let running = match self.fleet() {
+            Ok(fleet) if fleet.count_children().await.is_ok() => Some(fleet),
+            _ => None,
+        };
+        let fleet = match running {
+            Some(fleet) => fleet,
+            None => {
+                let plan = {
+                    let mut inner = self.inner.write();
+                    inner.phase = Phase::Starting;
+                    inner.plan.clone()
+                };
+                let started = self.start_fleet(&plan).await;
+                let mut inner = self.inner.write();
+                let fleet = started.inspect_err(|_| inner.phase = Phase::Stopped)?;
+                inner.phase =
+                    Phase::Running(Running { fleet: fleet.clone(), plan, since: SystemTime::now() });
+                fleet
+            }
+        };
+        let wanted = self.inner.read().wanted();
+        resize(&fleet, wanted as usize).await
+    }
+
+    async fn start_fleet(&self, plan: &FleetPlan) -> Result<Fleet, Failure> {
+        let options = plan.config.options.clone();
+        let mut builder = Fleet::quiet()
+            .name(self.name.as_str())
+            .control_plane(&self.plane)
+            .release(plan.release.clone())
+            .allow_unsigned(plan.config.unsigned)
+            .max_nodes(options.max_nodes)
+            .restart(options.restart)
+            .intensity(options.intensity, options.period)
+            .escalation(options.escalation)
+            .heartbeat(options.heartbeat)
+            .silence(options.silence)
+            .grace(options.grace)
+            .lease(options.lease)
+            .deadlines(options.deadlines);
+        builder = match plan.config.adapter {
+            AdapterKind::Local => builder.adapter(Local::new()),
+        };
+        for key in &plan.keys {
+            builder = builder.trust(key);
+        }
+        for (name, value) in &plan.config.environment {
+            builder = builder.environment(name, value);
+        }
+        let fleet = builder.start().await.map_err(|error: StartError| {
+            let text = format!("the fleet {} did not start: {error}", self.name);
+            Failure::told(Exit::Fault, error.code(), &text)
+        })?;
+        self.events.record(&fleet);
+        Ok(fleet)
+    }
+
+    /// Ends what runs. Needs the turn.
+    async fn halt(&self) {
+        let running = {
+            let mut inner = self.inner.write();
+            let Phase::Running(running) = inner.phase.clone() else { return };
+            inner.phase = Phase::Stopping(running.clone());
+            running
+        };
+        running.fleet.stop().await;
+        self.inner.write().phase = Phase::Stopped;
+    }
+}
+
+impl Inner {
+    /// How many labors there should be.
+    fn wanted(&self) -> u32 {
+        match self.desired {
+            Some(Desired::Running { labors }) => labors,
+            Some(Desired::Stopped) => 0,
+            None => self.plan.config.labors,
+        }
+    }
+
+    fn pending(&self) -> Vec<&'static str> {
+        match &self.phase {
+            Phase::Running(running) => running.plan.differences(&self.plan),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// There is no such labor in a fleet.
+pub(crate) fn unknown_labor(fleet: &FleetName, labor: LaborId) -> Failure {
+    Failure::input("labor.unknown", format!("the fleet {fleet} has no labor {labor}"))
+        .help(format!("overseer fleet show {fleet} lists them"))
+}
+
+/// Whether a labor counts: not if it is about to end for good.
+fn stays(labor: &Labor) -> bool {
+    !matches!(labor.status().state, LaborState::Draining | LaborState::Terminating | LaborState::Terminated)
+}
+
+/// Starts the labors that are missing, or drains the youngest of those that are too many.
+async fn resize(fleet: &Fleet, wanted: usize) -> Result<Resized, Failure> {
+    let mut labors: Vec<_> = fleet.which_children().into_iter().filter(stays).collect();
+    if labors.len() > wanted {
+        let surplus = labors.split_off(wanted);
+        surplus.iter().for_each(|labor| fleet.drain(labor.id()));
+        return Ok(Resized { started: 0, drained: surplus.len() });
+    }
+    let missing = wanted - labors.len();
+    if missing > 0 {
+        fleet.start_children(missing).await.map_err(|error: StartChildError| {
+            let text = format!("{missing} labors of {} did not start: {error}", fleet.name());
+            Failure::told(Exit::Fault, error.code(), &text)
+        })?;
+    }
+    Ok(Resized { started: missing, drained: 0 })
+}

@@ -1,0 +1,10 @@
+//! What a user of `overseer serve` sees: the real program as server and as client, real labors.
+#![allow(clippy::unwrap_used)]
+
+mod api;
+mod commands;
+mod lifecycle;
+mod mistakes;
+mod reload;
+mod stop;
+mod world;
