@@ -88,6 +88,11 @@ impl Mock {
         let _ = listener.send(Notice::Ended(key.clone(), cause)).await;
     }
 
+    /// A node is gone, and nobody is told.
+    pub fn vanish(&self, key: &NodeKey) {
+        self.inner.lock().nodes.remove(key);
+    }
+
     /// The provider says that it will take a node back.
     pub async fn take_back(&self, key: &NodeKey, within: Duration) {
         let listener = self.inner.lock().listener(&key.fleet);

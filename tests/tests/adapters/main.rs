@@ -7,3 +7,4 @@ mod faults;
 mod found;
 mod late;
 mod played;
+mod reconciling;

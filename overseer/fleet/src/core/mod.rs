@@ -3,6 +3,7 @@
 
 mod fleet;
 mod labor;
+mod reconcile;
 mod restart;
 mod tasks;
 
@@ -10,6 +11,7 @@ mod tasks;
 mod properties;
 
 pub use fleet::{AtCapacity, FleetCore};
+pub use reconcile::{Care, Finding, Inventory, Pass, Reconciler};
 pub use restart::{Backoff, Escalation, Restart};
 pub use tasks::{TaskCore, TaskCount, TaskEffect, TaskEvent};
 
@@ -21,7 +23,7 @@ use overseer_protocol::{Cause, Generation, LaborId, LaborState, SessionId};
 pub type Millis = u64;
 
 /// One life of one labor in this fleet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 pub struct Life {
     /// The labor.
     pub labor: LaborId,
@@ -54,6 +56,8 @@ pub struct Options {
     pub lease: Duration,
     /// When the tasks of a labor that went silent are given to others.
     pub requeue: Requeue,
+    /// How often the fleet is held against what its adapter has.
+    pub reconcile: Duration,
     /// How long a stored task is kept after it is over.
     pub task_retention: Duration,
     /// Longest time in each state.
@@ -85,6 +89,7 @@ impl Default for Options {
             silence: Duration::from_secs(3),
             lease: Duration::from_secs(30),
             requeue: Requeue::default(),
+            reconcile: Duration::from_secs(60),
             task_retention: Duration::from_secs(7 * 86_400),
             deadlines: Deadlines::default(),
         }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::handler::Told;
 use super::nodes::Nodes;
+use super::reconciler::Reconciling;
 use super::recovery::Left;
 use super::shared::FleetShared;
 use crate::callbacks::FleetEvent;
@@ -32,6 +33,9 @@ pub(crate) enum FleetMessage {
     /// Ends all labors, then the fleet; answered when nothing is left.
     Stop(RpcReplyPort<()>),
     Sweep,
+    /// Every labor's present life and state.
+    Lives(RpcReplyPort<BTreeMap<Life, LaborState>>),
+    Reconciling(RpcReplyPort<Arc<Reconciling>>),
 }
 
 pub(crate) struct FleetActor;
@@ -49,6 +53,7 @@ pub(crate) struct FleetState {
     core: FleetCore,
     shared: Arc<FleetShared>,
     nodes: Arc<Nodes>,
+    reconciling: Arc<Reconciling>,
     clock: Instant,
     /// When the armed timer fires.
     armed: Option<Millis>,
@@ -71,7 +76,9 @@ impl Actor for FleetActor {
         let FleetArguments { shared, nodes, left, seed } = arguments;
         let nodes = Arc::new(nodes(myself.clone()));
         let core = FleetCore::new(shared.options.clone(), seed);
+        let reconciling = Arc::new(Reconciling::new(Arc::clone(&nodes), myself.clone()));
         let tasks = vec![
+            tokio::spawn(Arc::clone(&reconciling).run(shared.options.reconcile)),
             tokio::spawn(notices(Arc::clone(&nodes), myself.clone())),
             tokio::spawn(sweeps(myself.clone())),
             tokio::spawn({
@@ -81,7 +88,8 @@ impl Actor for FleetActor {
         ];
         let clock = Instant::now();
         let (armed, stopping, last_id) = (None, Vec::new(), (0, 0));
-        let mut state = FleetState { core, shared, nodes, clock, armed, stopping, last_id, tasks };
+        let mut state =
+            FleetState { core, shared, nodes, reconciling, clock, armed, stopping, last_id, tasks };
         state.take_over(left);
         state.arm(&myself);
         Ok(state)
@@ -124,6 +132,8 @@ impl Actor for FleetActor {
                 }
                 let _ = reply.send(count);
             }
+            FleetMessage::Lives(reply) => drop(reply.send(state.core.labors().collect())),
+            FleetMessage::Reconciling(reply) => drop(reply.send(Arc::clone(&state.reconciling))),
             FleetMessage::DrainAll => {
                 let ids: Vec<LaborId> = state.core.labors().map(|(l, _)| l.labor).collect();
                 let effects =

@@ -139,6 +139,8 @@ impl<H: Overseer> FleetBuilder<H> {
         /// When the tasks of a labor that went silent are given to others. Default
         /// [`Requeue::AfterGrace`].
         requeue: Requeue => requeue;
+        /// How often the fleet is held against what its adapter has. Default 60 s.
+        reconcile_every: Duration => reconcile;
         /// How long a stored task and its result are kept after it is over. Default 7 days.
         task_retention: Duration => task_retention;
         /// Longest time in each state.

@@ -4,6 +4,7 @@ mod actor;
 mod builder;
 mod handler;
 mod nodes;
+mod reconciler;
 mod record_writer;
 mod recovery;
 mod shared;
@@ -28,7 +29,7 @@ pub(crate) use self::shared::FleetShared;
 use self::shared::Place;
 use crate::call::{CallError, CallOptions};
 use crate::callbacks::{Overseer, Quiet};
-use crate::core::{AtCapacity, Event, Life};
+use crate::core::{AtCapacity, Event, Finding, Life, Pass};
 use crate::labor::{HistoryEntry, Labor, OpenCall, decode, encode};
 use crate::logs::{LogError, LogReader};
 use crate::telemetry::Telemetry;
@@ -87,6 +88,27 @@ impl StartChildError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::AtCapacity(error) => error.code(),
+            Self::Stopped(error) => error.code(),
+        }
+    }
+}
+
+/// Why a fleet could not be held against what there is.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// Records or inventory cannot be read.
+    #[error(transparent)]
+    Inventory(#[from] RecoveryError),
+    /// The fleet has stopped.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+impl ReconcileError {
+    /// Stable code, as ERRORS.md lists it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Inventory(error) => error.code(),
             Self::Stopped(error) => error.code(),
         }
     }
@@ -200,6 +222,24 @@ impl FleetHandle {
     /// [`LogError`].
     pub async fn logs(&self, stream: LogStream, from: u64) -> Result<LogReader, LogError> {
         self.shared.logs.read(stream, from).await
+    }
+
+    /// Holds the fleet against what its adapter has, its sessions and its records, and acts on what
+    /// does not fit and did not the last time either. It also happens by itself. With `force` also
+    /// where more would be ended at once than the brake lets through.
+    ///
+    /// # Errors
+    /// [`ReconcileError`]; what was done before it stays done.
+    pub async fn reconcile(&self, force: bool) -> Result<Pass, ReconcileError> {
+        Ok(self.ask(FleetMessage::Reconciling).await?.pass(force).await?)
+    }
+
+    /// What does not fit right now, some of which may be on its way. Nothing is done.
+    ///
+    /// # Errors
+    /// [`ReconcileError`].
+    pub async fn findings(&self) -> Result<Vec<Finding>, ReconcileError> {
+        Ok(self.ask(FleetMessage::Reconciling).await?.look().await?)
     }
 
     /// Calls a typed method on the least loaded labor; waits for one to be ready.
