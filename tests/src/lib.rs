@@ -7,6 +7,7 @@ pub mod node;
 pub mod peer;
 pub mod processes;
 pub mod proxy;
+pub mod small_disk;
 pub mod written;
 
 mod fleet;

@@ -1,9 +1,9 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use rustix::process::{Signal, kill_process};
 
-use crate::world::{World, processes_of};
+use crate::world::{World, left_in, processes_of};
 
 #[test]
 fn an_interrupted_build_leaves_nothing_running() {
@@ -117,11 +117,5 @@ fn a_build_leaves_no_temporary_files() {
     std::fs::create_dir(&temporary).unwrap();
     let mut command = world.command(env!("CARGO_BIN_EXE_overseer"));
     world.run(command.env("TMPDIR", &temporary).arg("build").arg(repository)).exits(0);
-    // Builds of this user share a directory with a lock, which stays.
-    let entries = |directory: &Path| -> Vec<PathBuf> {
-        std::fs::read_dir(directory).unwrap().flatten().map(|entry| entry.path()).collect()
-    };
-    let shared = entries(&temporary);
-    assert_eq!(shared.len(), 1, "{shared:?}");
-    assert_eq!(entries(&shared[0]), [shared[0].join("lock")]);
+    assert_eq!(left_in(&temporary), [""; 0].map(PathBuf::from));
 }
