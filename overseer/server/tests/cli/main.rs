@@ -6,6 +6,7 @@ mod disks;
 mod docs;
 mod doctor;
 mod faults;
+mod floods;
 mod jobs;
 mod mistakes;
 mod releases;
