@@ -6,5 +6,6 @@ mod certificates;
 mod claims;
 mod floods;
 mod garbage;
+mod http2;
 mod requests;
 mod scene;
