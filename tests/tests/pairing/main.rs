@@ -7,5 +7,6 @@ mod claims;
 mod floods;
 mod garbage;
 mod http2;
+mod oversize;
 mod requests;
 mod scene;
