@@ -196,3 +196,25 @@ fn an_artifact_that_does_not_fit_among_the_temporary_files_is_named() {
     assert_eq!(left_in(disk.path()), NOTHING);
     assert!(!places.out.exists());
 }
+
+#[test]
+fn a_log_that_does_not_fit_among_the_temporary_files_is_told_and_the_job_ends_as_it_does() {
+    if std::env::var_os("REQUIRE_PARTS").is_none() {
+        return eprintln!("ignored: a full disk is waited for half a minute; REQUIRE_PARTS=1 asks for it");
+    }
+    let world = World::new();
+    let Some(disk) = SmallDisk::mount(world.path("disk"), 24 << 10) else { return };
+    let repository = world.with_build_file("[jobs.loud]\nsteps = [\"seq 1 4000000\", \"exit 7\"]\n");
+    let places = Places { temporary: disk.path().to_owned(), ..Places::of(&world) };
+    let ran = places.build(&world, &repository).exits(1);
+    says(&ran, &["step 2 of 2 exited with code 7", "the end of the log did not arrive"]);
+    for part in [disk.path().to_str().unwrap(), "a log cannot be kept", "No space left on device"] {
+        assert!(ran.stderr.contains(part), "{part:?} is not said to people");
+    }
+    // What was shown before is in order and without holes.
+    let documents = ran.documents();
+    let lines = documents.iter().filter(|document| document["event"] == "log");
+    let whole = lines.zip(1..).take_while(|(line, n)| line["text"].as_str() == Some(&n.to_string())).count();
+    assert!(whole > 100_000, "{whole} lines");
+    assert_eq!(left_in(disk.path()), NOTHING);
+}
