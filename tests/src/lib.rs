@@ -3,10 +3,13 @@
 // A test says what it expects by panicking.
 #![allow(clippy::unwrap_used)]
 
+pub mod memory;
 pub mod node;
 pub mod peer;
 pub mod processes;
 pub mod proxy;
+pub mod raw;
+pub mod small_disk;
 pub mod written;
 
 mod fleet;

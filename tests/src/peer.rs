@@ -40,8 +40,12 @@ impl Keys {
         identity: &Identity,
         ttl: Duration,
     ) -> tonic::transport::Identity {
-        let issued = authority.issue(&self.request, identity, ttl, SystemTime::now()).unwrap();
-        self.identity(&issued.certificate)
+        self.identity(&self.certificate(authority, identity, ttl))
+    }
+
+    /// That certificate, in PEM.
+    pub fn certificate(&self, authority: &Authority, identity: &Identity, ttl: Duration) -> String {
+        authority.issue(&self.request, identity, ttl, SystemTime::now()).unwrap().certificate
     }
 }
 

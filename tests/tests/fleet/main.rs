@@ -4,6 +4,7 @@
 mod callbacks;
 mod calls;
 mod cut_off;
+mod disks;
 mod ends;
 mod huge;
 mod logs;

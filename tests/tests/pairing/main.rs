@@ -6,5 +6,7 @@ mod certificates;
 mod claims;
 mod floods;
 mod garbage;
+mod http2;
+mod oversize;
 mod requests;
 mod scene;

@@ -61,12 +61,15 @@ fn a_wrong_type_names_the_key_and_what_to_write() {
     says(&wrong("artifacts = { a = 1 }"), 3, "jobs.a.artifacts", "not a table");
     says(&wrong("artifacts = [1]"), 3, "jobs.a.artifacts[0]", "not a number");
     says(&wrong("needs = \"b\""), 3, "jobs.a.needs", "in brackets");
+    says(&wrong("needs = [1]"), 3, "jobs.a.needs[0]", "not a number");
     says(&wrong("env = [\"A=1\"]"), 3, "jobs.a.env", "env = { CC");
     says(&wrong("env = { A = 1 }"), 3, "jobs.a.env.A", "put it in quotes");
     says(&wrong("matrix = [\"a\"]"), 3, "jobs.a.matrix", "table of lists");
+    says(&wrong("matrix = { cc = \"gcc\" }"), 3, "jobs.a.matrix.cc", "in brackets");
     says(&wrong("matrix = { py = [3.10] }"), 3, "jobs.a.matrix.py[0]", "put it in quotes");
     says(&wrong("timeout = 20"), 3, "jobs.a.timeout", "put it in quotes");
     says(&wrong("cache = 1979-05-27"), 3, "jobs.a.cache", "not a date");
+    says(&wrong("cache = [[\"a\"]]"), 3, "jobs.a.cache[0]", "not a list");
 }
 
 #[test]

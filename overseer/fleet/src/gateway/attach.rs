@@ -109,7 +109,8 @@ impl Attachment {
                     Ok(None) => break (Cause::ConnectionLost, None),
                     Err(status) => {
                         tracing::debug!(labor = %self.session.life.labor, %status, "the control stream broke");
-                        break (Cause::ConnectionLost, None);
+                        // Whoever is still there is told: a message over the limit is no silence.
+                        break (Cause::ConnectionLost, Some(status));
                     }
                 },
                 () = &mut expiry => {

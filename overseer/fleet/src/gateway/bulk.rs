@@ -109,7 +109,14 @@ impl Bulk for Gateway {
                     message = pushes.message() => message,
                     () = &mut expired => return,
                 };
-                let Ok(Some(push)) = message else { return };
+                let push = match message {
+                    Ok(Some(push)) => push,
+                    Ok(None) => return,
+                    Err(status) => {
+                        let _ = send.send(Err(status)).await;
+                        return;
+                    }
+                };
                 let task = TaskId::from_bytes(&push.task);
                 let answer = match task {
                     Some(task) if owns(&fleet, &labor, task).await => keep(&logs, task, push).await,

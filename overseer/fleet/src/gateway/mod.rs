@@ -1,15 +1,18 @@
 //! Where labors call: pairing, sessions and bulk data over TLS.
 
 mod attach;
+mod bounded;
 mod bulk;
 mod pace;
 mod pairing;
 mod peer;
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use futures_core::Stream;
 use overseer_protocol::MAX_MESSAGE;
 use overseer_protocol::proto::bulk_server::BulkServer;
 use overseer_protocol::proto::pairing_server::PairingServer;
@@ -17,10 +20,12 @@ use overseer_protocol::proto::session_server::SessionServer;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
+use self::bounded::Bounded;
 use crate::authority::{Authority, ServerIdentity};
 use crate::control_plane::{ControlPlane, ControlPlaneError};
 use overseer_protocol::error_text;
@@ -34,6 +39,9 @@ const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// It is closed when no answer comes within this time.
 const KEEPALIVE_ANSWER: Duration = Duration::from_secs(20);
+/// A socket over which nothing comes is closed, whatever should have come. Later than HTTP/2
+/// does, which says why.
+const SILENCE: Duration = Duration::from_secs(45);
 /// Requests that one connection has open.
 const STREAMS: u32 = 64;
 /// Bytes of headers in one request.
@@ -65,7 +73,7 @@ impl Listeners {
         // The store's lock tells that no other process owns the directory: what lies there is
         // left over from one that was killed.
         match std::fs::remove_file(unix) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 return Err(error(unix.display().to_string())(e));
             }
             _ => {}
@@ -92,20 +100,29 @@ impl Listeners {
     ) -> Result<Vec<JoinHandle<()>>, ControlPlaneError> {
         let mut tasks = Vec::new();
         let unix = router(gateway.clone(), authority, server)?;
+        let incoming = bounded(UnixListenerStream::new(self.unix), stopped.clone());
         let until = wait_for(stopped.clone());
         tasks.push(tokio::spawn(async move {
-            report(unix.serve_with_incoming_shutdown(UnixListenerStream::new(self.unix), until).await);
+            report(unix.serve_with_incoming_shutdown(incoming, until).await);
         }));
         if let Some(listener) = self.tcp {
             let tcp = router(gateway, authority, server)?;
             // Without TCP_NODELAY pipelined calls are an order of magnitude slower.
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let incoming = bounded(incoming, stopped.clone());
             tasks.push(tokio::spawn(async move {
                 report(tcp.serve_with_incoming_shutdown(incoming, wait_for(stopped)).await);
             }));
         }
         Ok(tasks)
     }
+}
+
+fn bounded<S>(
+    incoming: impl Stream<Item = io::Result<S>>,
+    stopped: watch::Receiver<bool>,
+) -> impl Stream<Item = io::Result<Bounded<S>>> {
+    incoming.map(move |socket| socket.map(|socket| Bounded::new(socket, SILENCE, stopped.clone())))
 }
 
 async fn wait_for(mut stopped: watch::Receiver<bool>) {

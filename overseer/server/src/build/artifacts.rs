@@ -17,6 +17,9 @@ use super::event::{JobResult, Outcome, SavedArtifact};
 const SUMS: &str = "B3SUMS";
 /// The same for us: what the next build may remove, as JSON.
 const OURS: &str = ".overseer-out.json";
+/// What a new output directory is ignored by.
+const IGNORE: &str = ".gitignore";
+const IGNORE_ALL: &[u8] = b"*\n";
 
 /// Why an artifact is not in the output directory.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +55,12 @@ struct Ours {
     digest: String,
 }
 
+impl Ours {
+    fn of(job: &str, saved: &SavedArtifact) -> Self {
+        Self { path: Path::new(&directory_name(job)).join(&saved.path), digest: saved.digest.clone() }
+    }
+}
+
 /// The directory that artifacts are copied to: `OUT/JOB/PATH`.
 #[derive(Debug, Clone)]
 pub(super) struct OutDirectory(pub(super) PathBuf);
@@ -67,10 +76,10 @@ impl OutDirectory {
         new.map(drop).map_err(|source| ArtifactError::Io { path: self.0.clone(), source })
     }
 
-    /// Copies the artifacts of a job; each is there as a whole or not at all.
+    /// Copies the artifacts of a job: all of them, or none where one fails.
     ///
     /// # Errors
-    /// Any [`ArtifactError`]; those before it are there.
+    /// Any [`ArtifactError`].
     pub(super) async fn save(
         &self,
         job: &str,
@@ -82,19 +91,33 @@ impl OutDirectory {
             self.make()?;
         }
         for artifact in artifacts {
-            let relative =
-                within(&artifact.path).ok_or_else(|| ArtifactError::Path(artifact.path.clone()))?;
-            let file = self.0.join(directory_name(job)).join(relative);
-            copy(artifact, &file, blobs).await?;
-            saved.push(SavedArtifact {
-                path: artifact.path.clone(),
-                file: file.display().to_string(),
-                size: artifact.size,
-                digest: artifact.digest.clone(),
-                mode: format!("{:04o}", mode(artifact)),
-            });
+            match self.save_one(job, artifact, blobs).await {
+                Ok(one) => saved.push(one),
+                Err(error) => {
+                    saved.iter().for_each(|one| self.remove(&Ours::of(job, one)));
+                    return Err(error);
+                }
+            }
         }
         Ok(saved)
+    }
+
+    async fn save_one(
+        &self,
+        job: &str,
+        artifact: &Artifact,
+        blobs: &dyn Blobs,
+    ) -> Result<SavedArtifact, ArtifactError> {
+        let relative = within(&artifact.path).ok_or_else(|| ArtifactError::Path(artifact.path.clone()))?;
+        let file = self.0.join(directory_name(job)).join(relative);
+        copy(artifact, &file, blobs).await.inspect_err(|_| self.remove_empty_above(&file))?;
+        Ok(SavedArtifact {
+            path: artifact.path.clone(),
+            file: file.display().to_string(),
+            size: artifact.size,
+            digest: artifact.digest.clone(),
+            mode: format!("{:04o}", mode(artifact)),
+        })
     }
 
     /// Writes the digests of a build's artifacts beside them, and removes those of the build
@@ -103,12 +126,10 @@ impl OutDirectory {
     /// # Errors
     /// [`ArtifactError::Io`].
     pub(super) fn complete(&self, results: &[JobResult]) -> Result<(), ArtifactError> {
-        let ours = results.iter().flat_map(|result| {
-            let job = directory_name(&result.job);
-            let path = move |path: &str| Path::new(&job).join(path);
-            result.artifacts.iter().map(move |a| Ours { path: path(&a.path), digest: a.digest.clone() })
-        });
-        let mut ours: Vec<Ours> = ours.collect();
+        let of = |result: &JobResult| -> Vec<Ours> {
+            result.artifacts.iter().map(|saved| Ours::of(&result.job, saved)).collect()
+        };
+        let mut ours: Vec<Ours> = results.iter().flat_map(of).collect();
         // Of a job that did not come to its end, those of the last time are the newest.
         let unfinished = results.iter().filter(|r| matches!(r.result, Outcome::NotRun | Outcome::Cancelled));
         let unfinished: Vec<String> = unfinished.map(|result| directory_name(&result.job)).collect();
@@ -116,13 +137,17 @@ impl OutDirectory {
             self.before().into_iter().partition(|old| unfinished.iter().any(|job| old.path.starts_with(job)));
         ours.extend(kept);
         if ours.is_empty() && before.is_empty() {
+            self.remove_bare();
             return Ok(());
         }
         for old in before.iter().filter(|old| ours.iter().all(|new| new.path != old.path)) {
             self.remove(old);
         }
         let sums: String = ours.iter().map(|ours| sum_line(&ours.digest, &ours.path)).collect();
-        self.write(SUMS, sums.as_bytes())?;
+        self.write(SUMS, sums.as_bytes()).inspect_err(|_| {
+            // No list is better than that of other artifacts.
+            let _ = fs::remove_file(self.0.join(SUMS));
+        })?;
         self.write(OURS, &serde_json::to_vec(&ours).unwrap_or_default())
     }
 
@@ -144,12 +169,26 @@ impl OutDirectory {
         if hasher.finalize().to_hex().as_str() != old.digest || fs::remove_file(&path).is_err() {
             return;
         }
+        self.remove_empty_above(&path);
+    }
+
+    /// Removes the directories above a file that is not there, as far as they are empty.
+    fn remove_empty_above(&self, path: &Path) {
         let above = path.ancestors().skip(1).take_while(|above| *above != self.0);
         for directory in above {
             // The first that is not empty stays, and those above it.
             if fs::remove_dir(directory).is_err() {
                 break;
             }
+        }
+    }
+
+    /// Removes the directory if it is as a build makes it and nothing was put there.
+    fn remove_bare(&self) {
+        let names = fs::read_dir(&self.0).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let ignore = self.0.join(IGNORE);
+        if names.eq([IGNORE]) && fs::read(&ignore).is_ok_and(|text| text == IGNORE_ALL) {
+            let _ = fs::remove_file(&ignore).and_then(|()| fs::remove_dir(&self.0));
         }
     }
 
@@ -171,7 +210,11 @@ impl OutDirectory {
                 return Ok(());
             }
             fs::create_dir_all(&self.0)?;
-            fs::write(self.0.join(".gitignore"), "*\n")
+            let ignore = self.0.join(IGNORE);
+            fs::write(&ignore, IGNORE_ALL).inspect_err(|_| {
+                // One that is there but half made would be taken for whole by the next build.
+                let _ = fs::remove_file(&ignore).and_then(|()| fs::remove_dir(&self.0));
+            })
         };
         make().map_err(|source| ArtifactError::Io { path: self.0.clone(), source })
     }
@@ -303,6 +346,25 @@ mod tests {
         out.complete(&[]).unwrap();
         assert!(!is_there("three") && is_there("foreign"));
         assert_eq!(fs::read_to_string(dir.path().join("out/B3SUMS")).unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn a_job_whose_artifacts_are_not_all_saved_leaves_none_and_no_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = DirectoryBlobs::open(dir.path().join("blobs")).unwrap();
+        let out = OutDirectory(dir.path().join("out"));
+        let good = blob(&blobs, "good", "a/good", 0o644).await;
+        let gone = Artifact { path: "b/gone".into(), digest: "0".repeat(64), size: 1, mode: 0o644 };
+        assert!(out.save("job", &[good.clone(), gone], &blobs).await.is_err());
+        let left = fs::read_dir(dir.path().join("out")).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(left.eq([IGNORE]), "no artifact and no directory of one");
+        out.complete(&[JobResult::without_report("job", Outcome::Fault, None)]).unwrap();
+        assert!(!dir.path().join("out").exists());
+        // What somebody else has put there stays.
+        fs::create_dir(dir.path().join("out")).unwrap();
+        fs::write(dir.path().join("out/.gitignore"), "mine\n").unwrap();
+        out.complete(&[]).unwrap();
+        assert!(dir.path().join("out/.gitignore").exists());
     }
 
     #[test]

@@ -47,11 +47,12 @@ pub(super) struct Packed {
 pub(super) fn pack(cache: &Path) -> Result<Packed, Failure> {
     let library = library_beside_program("overseer_builder").ok().map(newest);
     let source = library.as_deref().unwrap_or(Path::new(SELF));
-    let fault = |e: &dyn std::fmt::Display| {
-        Failure::fault("build.release", format!("the builder cannot be packed: {e}"))
-            .help("check the cache directory, or set OVERSEER_CACHE to another")
-    };
     let all = cache.join("releases");
+    let fault = |e: &dyn std::fmt::Display| {
+        let what = format!("the builder cannot be packed into {}: {e}", all.display());
+        Failure::fault("build.release", what)
+            .help("make room there and check its permissions, or set OVERSEER_CACHE to another directory")
+    };
     let kept = all.join(identity(source).map_err(|e| fault(&e))?);
     if let Some(packed) = open(&kept) {
         return Ok(packed);

@@ -36,6 +36,14 @@ pub(super) fn no_plan(error: &CallError) -> Failure {
     }
 }
 
+/// Why a job's call failed. What the builder says of its machine needs no kind before it.
+pub(super) fn fault(error: &CallError) -> String {
+    match error {
+        CallError::Answered { code: CallErrorCode::NoMethod, message, .. } => message.clone(),
+        other => other.to_string(),
+    }
+}
+
 /// Whether a call ended with its labor, so that another labor may run it.
 pub(super) fn is_loss(error: &CallError) -> bool {
     match error {

@@ -113,7 +113,8 @@ async fn plan_and_run(
     if let Err(error) = &saved {
         listener.on(&Event::Warning { job: None, message: &error.to_string() });
     }
-    let exit = interrupt.seen().unwrap_or_else(|| exit_of(&results));
+    let ended = if saved.is_ok() { exit_of(&results) } else { Exit::Fault };
+    let exit = interrupt.seen().unwrap_or(ended);
     listener.on(&Event::Finished(totals(exit, began, request, &results)));
     Ok(exit)
 }

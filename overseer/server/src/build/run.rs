@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
 use super::artifacts::OutDirectory;
-use super::error::{is_loss, loss_cause};
+use super::error::{fault, is_loss, loss_cause};
 use super::event::{Event, JobResult, Listener, Outcome};
 use super::follow::LogFollower;
 use super::interrupt::Interrupt;
@@ -286,7 +286,7 @@ impl Run<'_> {
                 };
                 let skipped = state.graph.finished(id, in_graph).map_err(bad_graph)?;
                 self.skip(state, &job.name, skipped);
-                let message = (!cancelled).then(|| error.to_string());
+                let message = (!cancelled).then(|| fault(&error));
                 state.settle(id, async move { settle.error(&job, outcome, message).await });
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use overseer::local::Local;
 use overseer::{ControlPlane, Deadlines, Fleet, Restart};
 
-use super::builder_release;
+use super::builder_release::{self, Packed};
 use crate::failure::Failure;
 
 /// How long a labor's plugin may take to stop. What it runs has been cancelled before.
@@ -32,32 +32,42 @@ impl Site {
         let (release, plane) = tokio::join!(release, plane);
         let plane =
             plane.map_err(|e| Failure::fault("build.start", format!("the Overseer did not start: {e}")))?;
-        let release = match release {
-            Ok(release) => release?,
-            Err(error) => {
-                return Err(Failure::fault("build.release", format!("packing the builder: {error}")));
-            }
+        let packed = release
+            .unwrap_or_else(|e| Err(Failure::fault("build.release", format!("packing the builder: {e}"))));
+        let fleet = match packed {
+            Ok(packed) => Self::fleet(&plane, packed, nodes).await,
+            Err(failure) => Err(failure),
         };
+        match fleet {
+            Ok(fleet) => Ok(Self { plane, fleet }),
+            Err(failure) => {
+                // Nobody else knows of its temporary directory.
+                plane.shutdown().await;
+                Err(failure)
+            }
+        }
+    }
+
+    async fn fleet(plane: &ControlPlane, packed: Packed, nodes: usize) -> Result<Fleet, Failure> {
         let mut builder = Fleet::quiet()
             .name("build")
             .adapter(Local::new())
-            .control_plane(&plane)
+            .control_plane(plane)
             .max_nodes(nodes)
             .restart(Restart::Permanent)
             .intensity(5, Duration::from_secs(60))
             .deadlines(Deadlines { stop: STOP, ..Deadlines::default() })
-            .trust(release.key)
-            .release(release.release);
+            .trust(packed.key)
+            .release(packed.release);
         for name in overseer_builder::INHERITED {
             if let Ok(value) = std::env::var(name) {
                 builder = builder.environment(name, value);
             }
         }
-        let fleet = builder
+        builder
             .start()
             .await
-            .map_err(|e| Failure::fault("build.start", format!("the fleet did not start: {e}")))?;
-        Ok(Self { plane, fleet })
+            .map_err(|e| Failure::fault("build.start", format!("the fleet did not start: {e}")))
     }
 
     /// Ends every labor and the Overseer. What does not end in time ends with this process.

@@ -21,6 +21,38 @@ fn a_c_project_is_built_and_its_program_runs() {
     assert_eq!(digest, blake3::hash(&fs::read(&program).unwrap()).to_hex().as_str());
 }
 
+const CARGO: &str = "[package]\nname = \"greet\"\nversion = \"0.1.0\"\nedition = \"2021\"\n";
+const CARGO_LOCK: &str = "version = 3\n\n[[package]]\nname = \"greet\"\nversion = \"0.1.0\"\n";
+
+#[test]
+fn a_cargo_project_is_built_without_a_build_file_and_its_program_runs() {
+    let world = World::new();
+    let main = "fn main() { println!(\"hello from cargo\"); }\n";
+    let files = [("Cargo.toml", CARGO), ("Cargo.lock", CARGO_LOCK), ("src/main.rs", main)];
+    let repository = world.repository("greet", &files);
+    let ran = world.overseer(["build", repository.to_str().unwrap()]).exits(0);
+    assert!(ran.stdout.contains("passed: 1 job in "), "{}", ran.stdout);
+    let program = world.path("overseer-out/build/target/release/greet");
+    assert!(is_executable(&program));
+    assert_eq!(Command::new(&program).output().unwrap().stdout, b"hello from cargo\n");
+}
+
+#[test]
+fn a_cargo_project_that_does_not_compile_fails_and_shows_the_compilers_last_lines() {
+    let world = World::new();
+    let main = "fn main() { no_such_function(); }\n";
+    let files = [("Cargo.toml", CARGO), ("Cargo.lock", CARGO_LOCK), ("src/main.rs", main)];
+    let repository = world.repository("greet", &files);
+    let ran = world.overseer(["build", repository.to_str().unwrap()]).exits(1);
+    let (_, end) = ran.stdout.split_once("failed: build: step 1 of ").unwrap();
+    for part in ["  | error[E0425]: cannot find function `no_such_function`", "  | error: could not compile"]
+    {
+        assert!(end.contains(part), "{part}: {end}");
+    }
+    assert!(end.contains("failed: 0 of 1 job passed"), "{end}");
+    assert!(!world.path("overseer-out").exists());
+}
+
 #[test]
 fn exactly_the_commit_is_built_and_a_dirty_tree_is_told() {
     let world = World::new();

@@ -1,9 +1,10 @@
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
-use crate::world::{World, processes_of};
+use crate::world::{World, left_in, processes_of};
 
 #[test]
 fn an_interrupted_build_leaves_nothing_running() {
@@ -57,11 +58,54 @@ fn a_build_that_is_killed_takes_its_labors_with_it() {
     wait_until_gone(&labor);
 }
 
+#[test]
+fn a_build_that_is_killed_takes_with_it_what_a_step_has_hidden() {
+    let world = World::new();
+    let told = world.path("told");
+    // Without the mark, in a session of its own, and without the parent that has started it.
+    let hides = format!("(env -i setsid sleep 1000 & echo $! > {0}.new; mv {0}.new {0})", told.display());
+    let repository = world.with_build_file(&format!("[jobs.a]\nsteps = [\"{hides}; sleep 1000\"]\n"));
+    let mut build = world.start_build(&repository, &[]);
+    let labor = build.wait_for("job_started")["labor"].as_str().unwrap().to_owned();
+    let hidden = wait_until("it is hidden", || {
+        let pid: i32 = std::fs::read_to_string(&told).ok()?.trim().parse().ok()?;
+        // It has become what it is to be.
+        (std::fs::read(format!("/proc/{pid}/cmdline")).ok()? == b"sleep\x001000\x00").then_some(pid)
+    });
+    let _ends = Ends(pidfd_open(Pid::from_raw(hidden).unwrap(), PidfdFlags::empty()).unwrap());
+    assert_eq!(std::fs::read(format!("/proc/{hidden}/environ")).unwrap(), b"");
+    let stat = std::fs::read_to_string(format!("/proc/{hidden}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    assert_eq!(fields[3], hidden.to_string(), "its session: {stat}");
+    build.signal(Signal::KILL);
+    build.end();
+    wait_until("it is gone", || (!Path::new(&format!("/proc/{hidden}")).exists()).then_some(()));
+    wait_until_gone(&labor);
+}
+
+/// A process that ends with its test.
+struct Ends(OwnedFd);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        // It is gone, unless the test has failed.
+        let _ = pidfd_send_signal(&self.0, Signal::KILL);
+    }
+}
+
 /// The labors see the end of their owner by themselves.
 fn wait_until_gone(labor: &str) {
+    wait_until("the labors are gone", || processes_of(labor).is_empty().then_some(()));
+}
+
+/// Looks again and again until there is something to see.
+fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
-    while !processes_of(labor).is_empty() {
-        assert!(begun.elapsed().as_secs() < 20, "{:?}", processes_of(labor));
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(begun.elapsed().as_secs() < 20, "never seen: {what}");
         std::thread::yield_now();
     }
 }
@@ -117,11 +161,5 @@ fn a_build_leaves_no_temporary_files() {
     std::fs::create_dir(&temporary).unwrap();
     let mut command = world.command(env!("CARGO_BIN_EXE_overseer"));
     world.run(command.env("TMPDIR", &temporary).arg("build").arg(repository)).exits(0);
-    // Builds of this user share a directory with a lock, which stays.
-    let entries = |directory: &Path| -> Vec<PathBuf> {
-        std::fs::read_dir(directory).unwrap().flatten().map(|entry| entry.path()).collect()
-    };
-    let shared = entries(&temporary);
-    assert_eq!(shared.len(), 1, "{shared:?}");
-    assert_eq!(entries(&shared[0]), [shared[0].join("lock")]);
+    assert_eq!(left_in(&temporary), [""; 0].map(PathBuf::from));
 }

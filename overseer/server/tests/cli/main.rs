@@ -2,10 +2,16 @@
 #![allow(clippy::unwrap_used)]
 
 mod builds;
+mod disks;
 mod docs;
 mod doctor;
 mod faults;
+mod floods;
 mod jobs;
 mod mistakes;
 mod releases;
+// The end-to-end tests' own.
+#[allow(unreachable_pub)]
+#[path = "../../../../tests/src/small_disk.rs"]
+mod small_disk;
 mod world;

@@ -113,6 +113,12 @@ impl World {
         Ran::of(self.command(env!("CARGO_BIN_EXE_overseer")).args(args).output().unwrap())
     }
 
+    /// Processes that know of this world: a build's labors and what runs on them.
+    pub(crate) fn processes(&self) -> Vec<(Pid, String)> {
+        let place = self.directory.path().as_os_str().as_encoded_bytes();
+        processes_with(|variable| variable.windows(place.len()).any(|part| part == place))
+    }
+
     /// Runs a program to its end.
     pub(crate) fn run(&self, command: &mut Command) -> Ran {
         Ran::of(command.output().unwrap())
@@ -197,6 +203,11 @@ impl Drop for Building {
 /// Processes with the mark of a labor's node, and their command lines.
 pub(crate) fn processes_of(labor: &str) -> Vec<(Pid, String)> {
     let mark = format!("OVERSEER_NODE=build/{labor}/");
+    processes_with(|variable| variable.starts_with(mark.as_bytes()))
+}
+
+/// Processes that have such a variable in their environment, and their command lines.
+fn processes_with(is_it: impl Fn(&[u8]) -> bool) -> Vec<(Pid, String)> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()).and_then(Pid::from_raw)
@@ -204,12 +215,30 @@ pub(crate) fn processes_of(labor: &str) -> Vec<(Pid, String)> {
             continue;
         };
         let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-        if environment.split(|b| *b == 0).any(|variable| variable.starts_with(mark.as_bytes())) {
+        if environment.split(|b| *b == 0).any(&is_it) {
             let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             found.push((pid, String::from_utf8_lossy(&command).replace('\0', " ")));
         }
     }
     found
+}
+
+/// What builds have left in their directory for temporary files, but for the directory that
+/// those of this user share, with its lock.
+pub(crate) fn left_in(temporary: &Path) -> Vec<PathBuf> {
+    let entries = |directory: &Path| -> Vec<PathBuf> {
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect()
+    };
+    let mut left = Vec::new();
+    for entry in entries(temporary) {
+        let lock = entry.join("lock");
+        if entry.is_dir() && lock.is_file() {
+            left.extend(entries(&entry).into_iter().filter(|path| *path != lock));
+        } else {
+            left.push(entry);
+        }
+    }
+    left
 }
 
 pub(crate) fn is_executable(path: &Path) -> bool {
