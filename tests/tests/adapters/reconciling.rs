@@ -3,7 +3,7 @@
 use overseer::adapter::mock::Mock;
 use overseer::adapter::{Adapter, Request};
 use overseer::core::{Finding, Life, Pass};
-use overseer::store::{Store, Transaction};
+use overseer::store::Transaction;
 use overseer::{Cause, ControlPlane, Generation, Labor, LaborId};
 use overseer_tests::within;
 
