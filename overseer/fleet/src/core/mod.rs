@@ -207,6 +207,22 @@ pub enum Found {
     Waiting,
 }
 
+impl Found {
+    /// What the record of a labor and the inventory of its adapter say together.
+    pub fn of(state: LaborState, cause: Option<&Cause>, there: bool) -> Self {
+        match state {
+            LaborState::Backoff => Self::Waiting,
+            LaborState::Draining | LaborState::Terminating | LaborState::Terminated => {
+                Self::Ending(cause.cloned().unwrap_or(Cause::OwnerLost))
+            }
+            LaborState::Requested | LaborState::Booting if there => Self::Booting,
+            _ if there => Self::Running,
+            // It was never made, or has ended since: its adapter confirms that.
+            _ => Self::Ending(Cause::OwnerLost),
+        }
+    }
+}
+
 /// What is to be done. The shell does it and feeds the outcome back as an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
@@ -232,6 +248,24 @@ pub enum Effect {
     Tell(Happening),
     /// The labor's slot is free; remove its record.
     Forget(LaborId),
+}
+
+impl Effect {
+    /// What it means to the fleet's stored tasks. `places`: how many a session takes at once.
+    pub fn for_tasks(&self, requeue: Requeue, places: impl Fn(SessionId) -> usize) -> Option<TaskEvent> {
+        match self {
+            Self::OpenForCalls(life, session) => {
+                Some(TaskEvent::Opened { life: *life, session: *session, places: places(*session) })
+            }
+            Self::CloseForCalls(life) => Some(TaskEvent::Closed(*life)),
+            Self::State(life, LaborState::Lost, cause) if requeue == Requeue::AtLoss => {
+                let cause = cause.clone().unwrap_or(Cause::ConnectionLost);
+                Some(TaskEvent::Gone(*life, cause))
+            }
+            Self::Tell(Happening::Terminated(life, cause, _)) => Some(TaskEvent::Gone(*life, cause.clone())),
+            _ => None,
+        }
+    }
 }
 
 /// What the user's callbacks are told.

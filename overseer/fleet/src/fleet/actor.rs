@@ -17,7 +17,7 @@ use super::reconciler::Reconciling;
 use super::recovery::Left;
 use super::shared::FleetShared;
 use crate::callbacks::FleetEvent;
-use crate::core::{AtCapacity, Effect, Event, FleetCore, Found, Happening, Life, Millis, Requeue, TaskEvent};
+use crate::core::{AtCapacity, Effect, Event, FleetCore, Found, Happening, Life, Millis, TaskEvent};
 use crate::labor::{Labor, LaborShared};
 use crate::session::Session;
 
@@ -319,6 +319,11 @@ impl FleetState {
         let mut provision = Vec::new();
         let mut terminate = Vec::new();
         for effect in effects {
+            let places = |session| {
+                let open = self.shared.session(session);
+                open.map_or(1, |session| session.concurrency.load(Ordering::Relaxed) as usize)
+            };
+            let for_tasks = effect.for_tasks(self.shared.options.requeue, places);
             match effect {
                 Effect::Provision(life) => provision.push(life),
                 Effect::Terminate(life) => terminate.push(life),
@@ -334,22 +339,9 @@ impl FleetState {
                 Effect::CloseSession(life, which) => {
                     self.shared.close_sessions(life, which, Cause::ConnectionLost, None);
                 }
-                Effect::OpenForCalls(life, session) => {
-                    self.shared.open_for_calls(session);
-                    if let Some(open) = self.shared.session(session) {
-                        let places = open.concurrency.load(Ordering::Relaxed) as usize;
-                        self.tasks(TaskEvent::Opened { life, session, places });
-                    }
-                }
-                Effect::CloseForCalls(life) => {
-                    self.shared.close_for_calls(life);
-                    self.tasks(TaskEvent::Closed(life));
-                }
+                Effect::OpenForCalls(_, session) => self.shared.open_for_calls(session),
+                Effect::CloseForCalls(life) => self.shared.close_for_calls(life),
                 Effect::State(life, labor, cause) => {
-                    if labor == LaborState::Lost && self.shared.options.requeue == Requeue::AtLoss {
-                        let cause = cause.clone().unwrap_or(Cause::ConnectionLost);
-                        self.tasks(TaskEvent::Gone(life, cause));
-                    }
                     self.shared.record(life, labor, cause.clone());
                     if labor != LaborState::Terminated {
                         let wanted = self.core.is_wanted(life.labor);
@@ -357,9 +349,6 @@ impl FleetState {
                     }
                 }
                 Effect::Tell(happening) => {
-                    if let Happening::Terminated(life, cause, _) = &happening {
-                        self.tasks(TaskEvent::Gone(*life, cause.clone()));
-                    }
                     if let Happening::Terminated(life, ..) = &happening
                         && let Some(labor) = self.shared.labor_or_ended(life.labor)
                     {
@@ -371,6 +360,9 @@ impl FleetState {
                     self.shared.forget(labor);
                     self.nodes.records.forget(labor);
                 }
+            }
+            if let Some(event) = for_tasks {
+                self.tasks(event);
             }
         }
         if !provision.is_empty() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use overseer_adapter::{Adapter, AdapterError, Node, NodeKey};
-use overseer_protocol::{Cause, FleetName, LaborState};
+use overseer_protocol::{Cause, FleetName};
 
 use crate::control_plane::ControlPlane;
 use crate::core::{Found, Life};
@@ -82,27 +82,17 @@ pub(crate) async fn look(
     for record in records {
         let key = NodeKey { fleet: fleet.clone(), labor: record.labor, generation: record.generation };
         let node = there.remove(&key);
-        let found = found(&record, node.is_some(), plane.is_embedded());
+        let cause = record.cause.as_ref();
+        let found = match plane.is_embedded() {
+            // Its labors end with the process; whoever starts anew starts its own.
+            true => Found::Ending(Cause::OwnerLost),
+            false => Found::of(record.state, cause, node.is_some()),
+        };
         left.labors.push((record, found));
     }
     let life = |key: NodeKey| Life { labor: key.labor, generation: key.generation };
     left.strangers = there.into_keys().map(life).collect();
     Ok(left)
-}
-
-/// What a record and the inventory say together.
-fn found(record: &LaborRecord, there: bool, embedded: bool) -> Found {
-    let cause = || record.cause.clone().unwrap_or(Cause::OwnerLost);
-    match record.state {
-        // Its labors end with the process; whoever starts anew starts its own.
-        _ if embedded => Found::Ending(Cause::OwnerLost),
-        LaborState::Backoff => Found::Waiting,
-        LaborState::Draining | LaborState::Terminating | LaborState::Terminated => Found::Ending(cause()),
-        LaborState::Requested | LaborState::Booting if there => Found::Booting,
-        _ if there => Found::Running,
-        // It was never made, or has ended since: its adapter confirms that.
-        _ => Found::Ending(Cause::OwnerLost),
-    }
 }
 
 async fn inventory(adapter: &dyn Adapter, fleet: &FleetName) -> Result<Vec<Node>, RecoveryError> {
