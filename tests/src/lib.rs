@@ -9,6 +9,7 @@ pub mod peer;
 pub mod processes;
 pub mod proxy;
 pub mod raw;
+pub mod simulation;
 pub mod small_disk;
 pub mod written;
 

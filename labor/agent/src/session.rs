@@ -33,12 +33,19 @@ struct Inner {
     release: String,
     ready: bool,
     concurrency: u32,
+    draining: bool,
 }
 
 impl Standing {
     pub(crate) fn new() -> Self {
-        let inner =
-            Inner { pass: None, endpoint: None, release: String::new(), ready: false, concurrency: 0 };
+        let inner = Inner {
+            pass: None,
+            endpoint: None,
+            release: String::new(),
+            ready: false,
+            concurrency: 0,
+            draining: false,
+        };
         Self(Arc::new(Mutex::new(inner)))
     }
 
@@ -62,6 +69,11 @@ impl Standing {
         let mut inner = self.0.lock();
         release.clone_into(&mut inner.release);
         (inner.ready, inner.concurrency) = (ready, concurrency);
+    }
+
+    /// Nothing new is taken from now on.
+    pub(crate) fn drains(&self) {
+        self.0.lock().draining = true;
     }
 
     pub(crate) fn is_ready(&self) -> bool {
@@ -270,6 +282,7 @@ impl Dialer {
                 release: inner.release.clone(),
                 ready: inner.ready,
                 concurrency: inner.concurrency,
+                draining: inner.draining,
             }
         };
         let said_ready = hello.ready;

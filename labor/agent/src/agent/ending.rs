@@ -64,9 +64,16 @@ impl Ending {
 
 impl Agent {
     pub(super) fn on_drain(&mut self, deadline: Duration) {
-        if !matches!(self.ending, Ending::No) {
-            return;
+        match &mut self.ending {
+            Ending::No => {}
+            // Asked again over another session: it is said again, too.
+            Ending::Draining { said, .. } => {
+                *said = false;
+                return;
+            }
+            Ending::Stopping { .. } | Ending::Leaving { .. } => return,
         }
+        self.standing.drains();
         self.ending = Ending::Draining { until: Instant::now() + deadline, leaves: false, said: false };
         self.calls_event(Event::Draining);
     }
@@ -82,6 +89,7 @@ impl Agent {
                 *until = (*until).max(now);
             }
             Ending::No => {
+                self.standing.drains();
                 self.ending = Ending::Draining { until: now + SIGNAL_DRAIN, leaves: true, said: false };
             }
         }

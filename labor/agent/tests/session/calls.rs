@@ -1,6 +1,6 @@
 use overseer_protocol::proto::call_result::Outcome;
 use overseer_protocol::proto::{self, order, report};
-use overseer_protocol::{CallErrorCode, Cause, INLINE_PAYLOAD};
+use overseer_protocol::{CallErrorCode, Cause, INLINE_PAYLOAD, TaskId};
 use rustix::process::Signal;
 
 use crate::load::{probe, ready};
@@ -30,6 +30,14 @@ pub async fn failure(overseer: &mut Overseer, id: u64) -> (CallErrorCode, Option
             (CallErrorCode::from_wire(failure.code), cause)
         }
         other => panic!("{other:?}"),
+    }
+}
+
+/// A heartbeat that says so many run.
+fn running(wanted: u32) -> impl Fn(report::Kind) -> Option<()> {
+    move |kind| match kind {
+        report::Kind::Heartbeat(beat) if beat.running == wanted => Some(()),
+        _ => None,
     }
 }
 
@@ -144,12 +152,6 @@ async fn a_call_that_hangs_past_its_deadline_costs_the_host_but_not_the_node() {
 async fn a_call_of_a_lost_session_is_stopped_and_forgotten() {
     let (mut overseer, _node) = ready(probe()).await;
     overseer.orders((1..=4).map(|id| call(id, "wait_cancel", b"60000")).collect());
-    let running = |wanted| {
-        move |kind| match kind {
-            report::Kind::Heartbeat(beat) if beat.running == wanted => Some(()),
-            _ => None,
-        }
-    };
     overseer.report(running(4)).await;
     overseer.drop_session();
     overseer.attached().await;
@@ -227,4 +229,63 @@ async fn a_plugin_puts_and_gets_blobs() {
         .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with("bad"))
         .collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_draining_node_says_so_in_its_next_session_and_says_again_that_it_is_done() {
+    let (mut overseer, _node) = ready(probe()).await;
+    let drain = || order::Kind::Drain(proto::Drain { deadline_ms: 60_000 });
+    overseer.order(drain());
+    let drained = |kind| matches!(kind, report::Kind::Drained(_)).then_some(());
+    overseer.report(drained).await;
+    overseer.drop_session();
+    let (_, hello) = overseer.attached().await;
+    assert!(hello.draining && hello.ready);
+    overseer.order(drain());
+    overseer.report(drained).await;
+}
+
+#[tokio::test]
+async fn an_attempt_of_a_stored_task_outlives_its_session_and_is_forgotten_when_told_so() {
+    let (mut overseer, _node) = ready(probe()).await;
+    let (first, second) = (TaskId(7), TaskId(8));
+    let attempt = |task: TaskId| proto::AttemptRef { task: task.to_bytes().to_vec().into(), attempt: 3 };
+    let stored = |id, task: TaskId, method: &str, payload: &'static [u8]| {
+        let order::Kind::Call(plain) = call(id, method, payload) else { unreachable!() };
+        order::Kind::Call(proto::Call { task: task.to_bytes().to_vec().into(), attempt: 3, ..plain })
+    };
+    overseer.order(stored(1, first, "sleep", b"300"));
+    overseer.order(stored(2, second, "wait_cancel", b"600000"));
+    overseer.report(running(2)).await;
+    overseer.drop_session();
+    overseer.attached().await;
+    let held = |kind| match kind {
+        report::Kind::Held(held) => Some(held.attempts),
+        _ => None,
+    };
+    assert_eq!(overseer.report(held).await, [attempt(first), attempt(second)]);
+    // The same attempt again is the same one.
+    overseer.order(stored(9, first, "echo", b"again"));
+    let answer = |kind| match kind {
+        report::Kind::Result(result) => Some(result),
+        _ => None,
+    };
+    let told = overseer.report(answer).await;
+    assert_eq!((told.task, told.attempt), (attempt(first).task, 3));
+    assert_eq!(told.outcome, Some(Outcome::Ok(Vec::new().into())));
+    // Not forgotten: it is said again over every session.
+    overseer.drop_session();
+    overseer.attached().await;
+    assert_eq!(overseer.report(answer).await.task, attempt(first).task);
+    overseer.order(order::Kind::ForgetTask(attempt(first)));
+    overseer.order(order::Kind::CancelTask(attempt(second)));
+    let cancelled = overseer.report(answer).await;
+    assert!(
+        matches!(cancelled.outcome, Some(Outcome::Failure(f)) if f.code == CallErrorCode::Cancelled as u32)
+    );
+    overseer.order(order::Kind::ForgetTask(attempt(second)));
+    overseer.report(running(0)).await;
+    overseer.drop_session();
+    overseer.attached().await;
+    assert_eq!(overseer.report(held).await, []);
 }

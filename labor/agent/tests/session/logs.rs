@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use std::time::Duration;
+
 use overseer_protocol::TaskId;
 use overseer_protocol::proto::report;
 
@@ -65,7 +67,14 @@ async fn a_flood_is_spooled_while_the_overseer_does_not_keep_up_and_loses_nothin
     overseer.order(call(1, "log", bytes.to_string().as_bytes()));
     // The call is done while its logs wait on the disk of the node.
     overseer.report(|kind| matches!(kind, report::Kind::Result(_)).then_some(())).await;
-    assert!(std::fs::read_dir(node.spool()).unwrap().next().is_some());
+    let spooled = || std::fs::read_dir(node.spool()).is_ok_and(|mut files| files.next().is_some());
+    // They are written beside the answer, not before it.
+    let on_disk = async {
+        while !spooled() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), on_disk).await.expect("the logs are on the disk");
     assert!(memory_of(node.pid()) < 64 << 20, "{} bytes", memory_of(node.pid()));
     // When it comes back, the connection breaks once more.
     overseer.script(|s| s.breaks_logs = true);

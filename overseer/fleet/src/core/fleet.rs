@@ -1,3 +1,6 @@
+mod adopt;
+mod tick;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -5,11 +8,7 @@ use overseer_protocol::{Cause, Generation, LaborId, LaborState, SessionId};
 
 use super::labor::{Labor, Phase};
 use super::restart::Intensity;
-use super::{Effect, Escalation, Event, Found, Happening, Life, Millis, Options, WhatNext};
-
-/// How long an agent may take to find a server that was started again: its longest wait between
-/// two tries, and some more.
-const REATTACH: Duration = Duration::from_secs(15);
+use super::{Effect, Escalation, Event, Happening, Life, Millis, Options, WhatNext};
 
 /// No slot is free.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -151,6 +150,10 @@ impl FleetCore {
             (Phase::Requested | Phase::Booting, Event::Joined(_)) => {
                 self.enter(now, life, Phase::Joining, None, out);
             }
+            (
+                Phase::Requested | Phase::Booting | Phase::Joining | Phase::Lost { .. },
+                Event::Attached { session, draining: true, .. },
+            ) => self.drains_already(now, life, session, out),
             (Phase::Requested | Phase::Booting | Phase::Joining, Event::Attached { session, ready, .. }) => {
                 self.attached(now, life, session, ready, true, out)
             }
@@ -158,12 +161,15 @@ impl FleetCore {
                 Phase::Loading { session: old }
                 | Phase::Loaded { session: old }
                 | Phase::Ready { session: old },
-                Event::Attached { session, ready, .. },
+                Event::Attached { session, ready, draining, .. },
             ) => {
                 // The agent has noticed the cut before we did.
                 out.push(Effect::CloseForCalls(life));
                 out.push(Effect::CloseSession(life, Some(old)));
-                self.attached(now, life, session, ready, false, out);
+                match draining {
+                    true => self.drains_already(now, life, session, out),
+                    false => self.attached(now, life, session, ready, false, out),
+                }
             }
             (Phase::Lost { .. }, Event::Attached { session, ready, .. }) => {
                 self.attached(now, life, session, ready, false, out);
@@ -250,44 +256,6 @@ impl FleetCore {
         self.request(now, id, out);
     }
 
-    /// Takes over a labor of the server before this one, also over `max_nodes`.
-    fn adopt(&mut self, now: Millis, life: Life, found: Found, unwanted: bool, out: &mut Vec<Effect>) {
-        if self.labors.contains_key(&life.labor) {
-            return;
-        }
-        // When its node last had word from an Overseer is not known: at the latest just now.
-        let lease_end = now + self.options.lease.as_millis() as u64;
-        let labor = Labor {
-            id: life.labor,
-            generation: life.generation,
-            phase: Phase::Booting,
-            deadline: None,
-            load_by: None,
-            heard: now,
-            lease_end,
-            failures: 0,
-            unwanted,
-        };
-        self.labors.insert(life.labor, labor);
-        match found {
-            Found::Booting => self.enter(now, life, Phase::Booting, None, out),
-            Found::Running => {
-                let cause = Cause::OwnerLost;
-                self.enter(now, life, Phase::Lost { cause: cause.clone() }, Some(cause), out);
-                let away = self.options.grace.max(self.options.lease.min(REATTACH));
-                if let Some(labor) = self.labors.get_mut(&life.labor) {
-                    labor.deadline = Some(now + away.as_millis() as u64);
-                }
-            }
-            Found::Ending(cause) => self.end_node(now, life, cause, out),
-            Found::Waiting if unwanted => self.forget(now, life, Cause::Asked, out),
-            Found::Waiting => {
-                self.enter(now, life, Phase::Backoff, None, out);
-                self.next_life(now, life.labor, out);
-            }
-        }
-    }
-
     /// Whether something may follow the present life of a labor.
     pub fn is_wanted(&self, labor: LaborId) -> bool {
         !self.stopping && self.labors.get(&labor).is_some_and(|l| !l.unwanted)
@@ -321,6 +289,14 @@ impl FleetCore {
             self.enter(now, life, Phase::Loading { session }, None, out);
             out.push(Effect::Load(life, session));
         }
+    }
+
+    /// It was asked to drain by an Overseer before this one, or by a signal: it can only end, and
+    /// another life may follow.
+    fn drains_already(&mut self, now: Millis, life: Life, session: SessionId, out: &mut Vec<Effect>) {
+        let cause = Cause::OwnerLost;
+        self.enter(now, life, Phase::Draining { session, cause: cause.clone() }, Some(cause), out);
+        out.push(Effect::SendDrain(life, session));
     }
 
     fn ready(&mut self, now: Millis, life: Life, session: SessionId, out: &mut Vec<Effect>) {
@@ -483,50 +459,6 @@ impl FleetCore {
             labor.deadline = labor.deadline.map(|deadline| deadline.min(by));
         }
         out.push(Effect::State(life, labor.state(), cause));
-    }
-
-    fn tick(&mut self, now: Millis, out: &mut Vec<Effect>) {
-        let silence = self.options.silence.as_millis() as u64;
-        let due: Vec<LaborId> = self
-            .labors
-            .values()
-            .filter(|l| {
-                l.deadline.is_some_and(|d| d <= now) || (l.session().is_some() && l.heard + silence <= now)
-            })
-            .map(|l| l.id)
-            .collect();
-        for id in due {
-            let Some(labor) = self.labors.get(&id) else { continue };
-            let (life, phase) = (labor.life(), labor.phase.clone());
-            let late = labor.deadline.is_some_and(|d| d <= now);
-            let (heard, lease_end) = (labor.heard, labor.lease_end);
-            let step = labor.boot_step(&self.options.deadlines);
-            match phase {
-                Phase::Backoff => self.next_life(now, id, out),
-                Phase::Lost { cause } => self.end_node(now, life, cause, out),
-                Phase::Stopping { cause } => self.end_node(now, life, cause, out),
-                Phase::Draining { cause, .. } if late => self.stop(now, life, cause, out),
-                Phase::Draining { cause, .. } => {
-                    out.push(Effect::CloseForCalls(life));
-                    self.end_node(now, life, cause, out);
-                }
-                // An agent without word from us has ended itself by now.
-                Phase::Terminating { cause, .. } if lease_end <= now => self.gone(now, life, cause, out),
-                Phase::Terminating { cause, tries } => {
-                    let phase = Phase::Terminating { cause, tries: tries.saturating_add(1) };
-                    self.enter(now, life, phase, None, out);
-                    out.push(Effect::Terminate(life));
-                }
-                _ => match step {
-                    Some((phase, limit)) if late => {
-                        self.leave_calls(life, out);
-                        let after_ms = limit.as_millis() as u64;
-                        self.end_node(now, life, Cause::BootTimeout { phase, after_ms }, out);
-                    }
-                    _ => self.lost(now, life, Cause::HeartbeatLost { silent_ms: now - heard }, out),
-                },
-            }
-        }
     }
 
     fn next_random(&mut self) -> u64 {

@@ -167,6 +167,8 @@ pub enum Event {
         session: SessionId,
         /// The release runs already: nothing is loaded.
         ready: bool,
+        /// It was asked to drain before: it takes nothing new.
+        draining: bool,
     },
     /// The release is unpacked and verified.
     Loaded(Life),

@@ -100,7 +100,12 @@ fn event(kind: usize, life: Life, session: SessionId, variant: u8) -> Event {
         1 => Event::Accepted(life),
         2 => Event::Refused { life, cause, retryable: variant.is_multiple_of(2) },
         3 => Event::Joined(life),
-        4 => Event::Attached { life, session, ready: variant.is_multiple_of(3) },
+        4 => Event::Attached {
+            life,
+            session,
+            ready: variant.is_multiple_of(3),
+            draining: variant.is_multiple_of(7),
+        },
         5 => Event::Loaded(life),
         6 | 7 => Event::Ready(life),
         8 => Event::Failed(life, cause),
@@ -247,7 +252,7 @@ fn ready(core: &mut FleetCore, n: u64) -> Life {
     core.on_event(0, Event::Start(id(n)));
     core.on_event(0, Event::Accepted(life));
     core.on_event(0, Event::Joined(life));
-    core.on_event(0, Event::Attached { life, session: SessionId(1), ready: false });
+    core.on_event(0, Event::Attached { life, session: SessionId(1), ready: false, draining: false });
     core.on_event(0, Event::Loaded(life));
     core.on_event(0, Event::Ready(life));
     life
@@ -286,7 +291,7 @@ fn a_labor_that_attaches_again_and_again_does_not_load_for_ever() {
     let whole = (deadlines.load + deadlines.start).as_millis() as u64;
     for n in 0.. {
         let now = n * 1_000;
-        let attached = Event::Attached { life, session: SessionId(n + 1), ready: false };
+        let attached = Event::Attached { life, session: SessionId(n + 1), ready: false, draining: false };
         core.on_event(now, attached);
         let effects = core.on_event(now, Event::Tick);
         if effects.contains(&Effect::Terminate(life)) {
@@ -306,7 +311,10 @@ fn restarts_beyond_the_intensity_escalate() {
         let effects = core.on_event(round, Event::Ended(life, Cause::Signal { signal: 11 }));
         if round < 4 {
             life.generation = life.generation.next();
-            core.on_event(round, Event::Attached { life, session: SessionId(9 + round), ready: true });
+            core.on_event(
+                round,
+                Event::Attached { life, session: SessionId(9 + round), ready: true, draining: false },
+            );
         } else {
             assert!(
                 effects.iter().any(|e| matches!(e, Effect::Tell(Happening::Escalated(..)))),

@@ -53,7 +53,12 @@ impl SessionService for Gateway {
         }));
         fleet.shared.sessions.lock().insert(id, Arc::clone(&session));
         let runs = fleet.shared.release.as_ref().is_none_or(|r| r.id().to_string() == hello.release);
-        fleet.event(Event::Attached { life, session: id, ready: hello.ready && runs });
+        fleet.event(Event::Attached {
+            life,
+            session: id,
+            ready: hello.ready && runs,
+            draining: hello.draining,
+        });
 
         let stream = LaneStream(Arc::clone(&session.lanes));
         let pace = Pace::new(options.heartbeat, Instant::now());

@@ -285,6 +285,27 @@ impl Retry {
 }
 
 impl TaskRecord {
+    /// One that was taken just now and has an empty payload.
+    pub fn new(fleet: FleetName, task: TaskId, method: impl Into<String>, retry: Retry, now_ms: u64) -> Self {
+        Self {
+            fleet,
+            task,
+            method: method.into(),
+            payload: Content::Store { bytes: 0 },
+            key: None,
+            retry,
+            queue_until_ms: None,
+            run_ms: None,
+            submitted_ms: now_ms,
+            attempts: 0,
+            charged: 0,
+            suspicion: Suspicion::default(),
+            cancelled: false,
+            history: Vec::new(),
+            state: TaskState::Queued { not_before_ms: now_ms },
+        }
+    }
+
     /// Whether it has its result or will have none.
     pub fn is_over(&self) -> bool {
         matches!(self.state, TaskState::Done { .. } | TaskState::Failed { .. })

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::options::TaskOptions;
-use super::record::{IdempotencyKey, Suspicion, TaskRecord, TaskState};
+use super::record::{IdempotencyKey, TaskRecord, TaskState};
 use super::storage::Submitted;
 use super::{SubmitError, TaskError, Tasks};
 use crate::claims::millis;
@@ -113,22 +113,14 @@ impl FleetHandle {
         let now_ms = millis(SystemTime::now());
         let content = tasks.storage.keep(&payload).await?;
         let key = options.key.map(|name| IdempotencyKey { digest: digest(method, &payload), name });
+        let id = TaskId::new(now_ms, crate::random::u128());
+        let record = TaskRecord::new(self.name().clone(), id, method, options.retry, now_ms);
         let record = TaskRecord {
-            fleet: self.name().clone(),
-            task: TaskId::new(now_ms, crate::random::u128()),
-            method: method.to_owned(),
             payload: content,
             key,
-            retry: options.retry,
             queue_until_ms: options.queue.map(|queue| now_ms.saturating_add(queue.as_millis() as u64)),
             run_ms: options.run.map(|run| run.as_millis() as u64),
-            submitted_ms: now_ms,
-            attempts: 0,
-            charged: 0,
-            suspicion: Suspicion::default(),
-            cancelled: false,
-            history: Vec::new(),
-            state: TaskState::Queued { not_before_ms: now_ms },
+            ..record
         };
         // A client that goes away meanwhile does not leave a task that nobody works on.
         let storing = tokio::spawn({

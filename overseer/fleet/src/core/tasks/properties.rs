@@ -173,23 +173,9 @@ impl World {
             self.poison.insert(task);
         }
         let queue_until_ms = (self.roll(4) == 0).then_some(self.now + 20_000);
-        let record = TaskRecord {
-            fleet: "farm".parse().unwrap(),
-            task,
-            method: "m".into(),
-            payload: Content::Store { bytes: 0 },
-            key: None,
-            retry,
-            queue_until_ms,
-            run_ms: (self.roll(2) == 0).then_some(60_000),
-            submitted_ms: self.now,
-            attempts: 0,
-            charged: 0,
-            suspicion: Default::default(),
-            cancelled: false,
-            history: vec![],
-            state: TaskState::Queued { not_before_ms: self.now },
-        };
+        let record = TaskRecord::new("farm".parse().unwrap(), task, "m", retry, self.now);
+        let run_ms = (self.roll(2) == 0).then_some(60_000);
+        let record = TaskRecord { queue_until_ms, run_ms, ..record };
         self.revision += 1;
         self.store.insert(task, (record.clone(), Revision(self.revision)));
         match self.roll(20) {

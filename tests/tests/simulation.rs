@@ -1,0 +1,26 @@
+//! Some seeds of the simulation; `cargo run -p overseer-tests --bin simulate` runs more.
+
+use std::collections::BTreeSet;
+
+use overseer_tests::simulation::{Faults, Kind, run};
+
+#[test]
+fn what_must_hold_holds_in_every_simulated_world() {
+    let mut faults = Faults::new();
+    for seed in 1_000_000..1_000_040 {
+        let outcome = run(seed, &BTreeSet::new(), None)
+            .unwrap_or_else(|why| panic!("seed {seed} (`simulate --from {seed} --seeds 1`): {why}"));
+        for (kind, n) in outcome.faults {
+            *faults.entry(kind).or_default() += n;
+        }
+    }
+    for kind in Kind::ALL {
+        assert!(faults.get(&kind).is_some_and(|n| *n >= 10), "{kind:?} hardly happened: {faults:?}");
+    }
+}
+
+#[test]
+fn the_same_seed_is_the_same_world() {
+    let steps = || run(7, &BTreeSet::new(), None).map(|outcome| (outcome.steps, outcome.done));
+    assert_eq!(steps(), steps());
+}
