@@ -65,7 +65,14 @@ impl Cables {
     pub fn cut(&self, labor: LaborId) -> usize {
         let mut cables = self.shared.cables.lock();
         let open = std::mem::take(&mut cables.entry(labor).or_default().open);
-        open.iter().filter(|task| !task.is_finished()).map(AbortHandle::abort).count()
+        drop(cables);
+        let open: Vec<AbortHandle> = open.into_iter().filter(|task| !task.is_finished()).collect();
+        open.iter().for_each(AbortHandle::abort);
+        // Nothing gets through an old connection once this has returned.
+        while open.iter().any(|task| !task.is_finished()) {
+            std::thread::yield_now();
+        }
+        open.len()
     }
 
     /// Cuts, and lets no new connection pass until [`Cables::mend`].
