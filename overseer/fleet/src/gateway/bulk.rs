@@ -108,6 +108,8 @@ impl Bulk for Gateway {
                 let message = tokio::select! {
                     message = pushes.message() => message,
                     () = &mut expired => return,
+                    // It is pushed again to who comes next.
+                    () = fleet.shared.left.cancelled() => return,
                 };
                 let Ok(Some(push)) = message else { return };
                 let task = TaskId::from_bytes(&push.task);

@@ -113,6 +113,9 @@ impl Tasks {
 
     /// A place for one more task.
     pub(super) fn admit(&self, bytes: usize) -> Result<Assigned, SubmitError> {
+        if self.actor.get_status() >= ractor::ActorStatus::Stopping {
+            return Err(Stopped.into());
+        }
         let place = self.place(if bytes <= super::storage::INLINE { bytes } else { 0 });
         let tasks = self.admission.tasks.load(Ordering::Relaxed);
         let held = self.admission.bytes.load(Ordering::Relaxed);

@@ -6,5 +6,6 @@ mod commands;
 mod lifecycle;
 mod mistakes;
 mod reload;
+mod restarts;
 mod stop;
 mod world;
