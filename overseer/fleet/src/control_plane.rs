@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use overseer_protocol::{Endpoint, FleetName, SessionId};
+use overseer_protocol::{Endpoint, FleetName, SessionId, TaskId};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
@@ -22,7 +22,7 @@ use crate::logs::Logs;
 use crate::payload::Payloads;
 use crate::records::Records;
 use crate::store::{Store, StoreError};
-use crate::tasks::TaskStorage;
+use crate::tasks::{TaskError, TaskRecord, TaskStorage};
 
 /// How long the gateway's own certificate is good. It is made anew, with a new key, on every start
 /// of a control plane and not renewed while that runs: a process that serves for longer than a
@@ -244,6 +244,29 @@ impl ControlPlane {
                 tracing::debug!(%error, "the temporary directory is left for the next start to remove");
             }
         }
+    }
+
+    /// A task as it is stored, whether its fleet runs or not.
+    ///
+    /// # Errors
+    /// [`TaskError::Unknown`], and those of the store.
+    pub async fn task_record(&self, fleet: &FleetName, task: TaskId) -> Result<TaskRecord, TaskError> {
+        self.tasks(fleet).get(task).await
+    }
+
+    /// Up to `limit` tasks of a fleet after `after`, oldest first, whether it runs or not: those
+    /// at work, or those that are over.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn task_records(
+        &self,
+        fleet: &FleetName,
+        over: bool,
+        after: Option<TaskId>,
+        limit: usize,
+    ) -> Result<Vec<TaskRecord>, TaskError> {
+        self.tasks(fleet).list(over, after, limit).await
     }
 
     pub(crate) fn tasks(&self, fleet: &FleetName) -> TaskStorage {

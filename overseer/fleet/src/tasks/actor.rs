@@ -321,7 +321,12 @@ impl Actor for TasksActor {
                 tracing::error!(%task, "the task was changed by another server; it is left to that one");
             }
             TaskMessage::Wait(task, reply) => match state.core.get(task) {
-                Some(_) => state.waiting.entry(task).or_default().push(reply),
+                Some(_) => {
+                    let waiting = state.waiting.entry(task).or_default();
+                    // Who has gone away waits no longer.
+                    waiting.retain(|waiter| !waiter.is_closed());
+                    waiting.push(reply);
+                }
                 None => drop(reply.send(())),
             },
             TaskMessage::Count(reply) => drop(reply.send(state.core.count())),

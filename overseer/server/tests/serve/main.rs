@@ -8,4 +8,5 @@ mod mistakes;
 mod reload;
 mod restarts;
 mod stop;
+mod tasks;
 mod world;
