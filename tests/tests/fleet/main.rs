@@ -6,6 +6,7 @@ mod calls;
 mod cut_off;
 mod ends;
 mod huge;
+mod leaves;
 mod logs;
 mod orphans;
 mod owner;
