@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use overseer::fleet::StartChildError;
-use overseer::{CallError, CallOptions, ControlPlane, Fleet, SubmitError, TaskOptions};
-use overseer_tests::{probes, within};
+use overseer::{CallError, CallOptions, ControlPlane, Fleet, SubmitError, TaskOptions, TaskState};
+use overseer_tests::{eventually, probes, within};
 
 async fn start(plane: &ControlPlane, name: &str) -> Fleet {
     probes!().name(name).control_plane(plane).start().await.unwrap()
@@ -21,6 +21,13 @@ async fn labors_and_tasks_of_a_fleet_that_is_left_go_on_under_the_next_one() {
     within("a labor gets ready", labor.ready()).await.unwrap();
     let host: u32 = labor.call("pid", &()).await.unwrap();
     let task = first.submit_bytes("sleep", "1500", TaskOptions::default()).await.unwrap();
+    // Else it is in doubt whether it has gone, and it is given again.
+    eventually("it runs", async || {
+        let state = task.record().await.unwrap().state;
+        matches!(state, TaskState::Running { .. }).then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
     let calling = labor.start_call("wait_cancel", "20000", CallOptions::default()).await.unwrap();
 
     within("the fleet is left", first.leave()).await;

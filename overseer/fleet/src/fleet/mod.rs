@@ -294,7 +294,8 @@ impl FleetHandle {
     /// Supervises no longer, and ends no labor: they dial again and go on under the fleet of this
     /// name that is started next, here or in the next process, until their leases run out.
     /// Returns when everything that is known of labors and tasks is stored and the name is free.
-    /// Open calls fail with [`CallError::LaborLost`]; tasks run on. In an embedded control plane,
+    /// Open calls fail with [`CallError::LaborLost`]; tasks run on, but for an attempt that was on
+    /// its way to a labor: it is lost, and `retry` says what follows. In an embedded control plane,
     /// whose labors end with the process, this is [`FleetHandle::stop`].
     pub async fn leave(&self) {
         // A fleet that has stopped already has nothing to leave.
