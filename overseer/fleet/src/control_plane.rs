@@ -1,14 +1,14 @@
 //! What fleets have in common: data directory, store, blobs, authority, claims, and the gateway
 //! that labors call.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use overseer_protocol::{Endpoint, FleetName, SessionId};
+use overseer_protocol::{Endpoint, FleetName, SessionId, TaskId};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
@@ -22,7 +22,7 @@ use crate::logs::Logs;
 use crate::payload::Payloads;
 use crate::records::Records;
 use crate::store::{Store, StoreError};
-use crate::tasks::TaskStorage;
+use crate::tasks::{TaskError, TaskRecord, TaskStorage};
 
 /// How long the gateway's own certificate is good. It is made anew, with a new key, on every start
 /// of a control plane and not renewed while that runs: a process that serves for longer than a
@@ -137,6 +137,7 @@ impl ControlPlaneBuilder {
             authority,
             endpoints,
             fleets: RwLock::default(),
+            left: RwLock::default(),
             next_session: AtomicU64::new(1),
             shutdown,
             served: self.served,
@@ -180,6 +181,8 @@ struct Inner {
     authority: Authority,
     endpoints: Vec<Endpoint>,
     fleets: RwLock<HashMap<FleetName, Registered>>,
+    /// Fleets that were left: their labors come back to whoever takes them up.
+    left: RwLock<HashSet<FleetName>>,
     next_session: AtomicU64,
     shutdown: watch::Sender<bool>,
     served: bool,
@@ -192,7 +195,7 @@ struct Inner {
 /// A name that is taken: from before its fleet starts until nothing of it is left.
 struct Registered {
     shared: Arc<FleetShared>,
-    /// None until the fleet may be asked for anything.
+    /// None until the fleet may be asked for anything, and once it is left.
     fleet: Option<FleetHandle>,
 }
 
@@ -243,6 +246,29 @@ impl ControlPlane {
         }
     }
 
+    /// A task as it is stored, whether its fleet runs or not.
+    ///
+    /// # Errors
+    /// [`TaskError::Unknown`], and those of the store.
+    pub async fn task_record(&self, fleet: &FleetName, task: TaskId) -> Result<TaskRecord, TaskError> {
+        self.tasks(fleet).get(task).await
+    }
+
+    /// Up to `limit` tasks of a fleet after `after`, oldest first, whether it runs or not: those
+    /// at work, or those that are over.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn task_records(
+        &self,
+        fleet: &FleetName,
+        over: bool,
+        after: Option<TaskId>,
+        limit: usize,
+    ) -> Result<Vec<TaskRecord>, TaskError> {
+        self.tasks(fleet).list(over, after, limit).await
+    }
+
     pub(crate) fn tasks(&self, fleet: &FleetName) -> TaskStorage {
         TaskStorage::new(Arc::clone(&self.inner.store), Arc::clone(&self.inner.blobs), fleet.clone())
     }
@@ -286,8 +312,16 @@ impl ControlPlane {
 
     /// Whether fleets may still be on their way that the server before this one had: their labors
     /// dial as soon as somebody listens, and are told to come again.
-    pub(crate) fn is_settling(&self) -> bool {
+    fn is_settling(&self) -> bool {
         self.inner.served && self.inner.started.elapsed() < SETTLING
+    }
+
+    /// Whether a fleet that is not there may be there later: its labors are told to come again,
+    /// not to end.
+    pub(crate) fn may_come(&self, name: &FleetName) -> bool {
+        self.is_settling()
+            || self.inner.fleets.read().contains_key(name)
+            || self.inner.left.read().contains(name)
     }
 
     pub(crate) fn next_session(&self) -> SessionId {
@@ -309,11 +343,22 @@ impl ControlPlane {
         free
     }
 
+    /// Labors of this fleet find it no more, and are to come again. Its name stays taken.
+    pub(crate) fn hide(&self, shared: &Arc<FleetShared>) {
+        self.inner.left.write().insert(shared.name.clone());
+        let mut fleets = self.inner.fleets.write();
+        let registered = fleets.get_mut(&shared.name).filter(|r| Arc::ptr_eq(&r.shared, shared));
+        if let Some(registered) = registered {
+            registered.fleet = None;
+        }
+    }
+
     /// From now on labors find the fleet that has [reserved](Self::reserve) its name.
     pub(crate) fn open(&self, fleet: FleetHandle) {
         let mut fleets = self.inner.fleets.write();
         let registered = fleets.get_mut(fleet.name()).filter(|r| Arc::ptr_eq(&r.shared, &fleet.shared));
         if let Some(registered) = registered {
+            self.inner.left.write().remove(fleet.name());
             registered.fleet = Some(fleet);
         }
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::build::BuildArgs;
-use crate::client::{CallArgs, FleetArgs, LogsArgs, ReloadArgs, StatusArgs};
+use crate::client::{CallArgs, FleetArgs, LogsArgs, ReloadArgs, StatusArgs, SubmitArgs, TaskArgs};
 use crate::doctor::DoctorArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -21,6 +21,7 @@ Examples:
   overseer release pack hello/ --key me.key   pack and sign a release
   overseer serve --config overseer.toml       keep fleets running
   overseer call web greet '\"world\"'           call what a fleet runs
+  overseer submit web resize --file job.json  give it a task that outlives everybody
   overseer doctor                             what is missing on this machine";
 
 /// A supervisor for machines: starts them, ships them software, watches them and builds commits
@@ -44,6 +45,8 @@ enum Command {
     Serve(ServeArgs),
     Fleet(FleetArgs),
     Call(CallArgs),
+    Submit(SubmitArgs),
+    Task(TaskArgs),
     Logs(LogsArgs),
     Status(StatusArgs),
     Reload(ReloadArgs),
@@ -192,6 +195,8 @@ pub(crate) fn run() -> ExitCode {
         Command::Serve(args) => (args.json, serve::run(args)),
         Command::Fleet(args) => (args.common.json, client::fleet(args)),
         Command::Call(args) => (args.common.json, client::call(args)),
+        Command::Submit(args) => (args.common.json, client::submit(args)),
+        Command::Task(args) => (args.common.json, client::task(args)),
         Command::Logs(args) => (args.common.json, client::logs(args)),
         Command::Status(args) => (args.common.json, client::status(args)),
         Command::Reload(args) => (args.common.json, client::reload(args)),

@@ -32,6 +32,8 @@ pub(crate) enum FleetMessage {
     TerminateAll(Cause),
     /// Ends all labors, then the fleet; answered when nothing is left.
     Stop(RpcReplyPort<()>),
+    /// Ends the fleet and no labor; answered when all that is known is stored.
+    Leave(RpcReplyPort<()>),
     Sweep,
     /// Every labor's present life and state.
     Lives(RpcReplyPort<BTreeMap<Life, LaborState>>),
@@ -146,7 +148,12 @@ impl Actor for FleetActor {
                 let effects = ends.flat_map(|e| state.core.on_event(now, e)).collect();
                 state.carry_out(effects);
             }
-            FleetMessage::Stop(reply) => {
+            // One whose labors are being ended has none to leave.
+            FleetMessage::Leave(reply) if !state.nodes.embedded && !state.core.is_stopping() => {
+                state.leave(reply, &myself);
+                return Ok(());
+            }
+            FleetMessage::Stop(reply) | FleetMessage::Leave(reply) => {
                 state.stopping.push(reply);
                 let mut effects = Vec::new();
                 state.core.stop_all(now, Cause::Asked, &mut effects);
@@ -169,7 +176,9 @@ impl Actor for FleetActor {
         _: ActorRef<FleetMessage>,
         state: &mut FleetState,
     ) -> Result<(), ActorProcessingErr> {
-        state.nodes.plane.release(&state.shared);
+        if !state.shared.left.is_cancelled() {
+            state.nodes.plane.release(&state.shared);
+        }
         state.tasks.iter().for_each(tokio::task::JoinHandle::abort);
         Ok(())
     }
@@ -247,6 +256,29 @@ impl FleetState {
             }
         });
         // The callbacks are still told what they have not been told yet.
+        if let Some(handler) = self.shared.handler.get() {
+            handler.finish(myself.get_cell());
+        }
+        myself.stop(None);
+    }
+
+    /// Ends this actor and nothing else. It decides no more: what the ends of the sessions would
+    /// say of the labors is not true of them.
+    fn leave(&mut self, reply: RpcReplyPort<()>, myself: &ActorRef<FleetMessage>) {
+        self.nodes.plane.hide(&self.shared);
+        self.shared.leave();
+        let nodes = Arc::clone(&self.nodes);
+        tokio::spawn(async move {
+            if let Some(tasks) = nodes.shared.tasks.get() {
+                tasks.stop().await;
+            }
+            if let Err(error) = nodes.records.flush(nodes.plane.store()).await {
+                tracing::error!(%error, "the last states of labors could not be stored; they are found out anew");
+            }
+            // Only now, for who takes the name reads what is stored.
+            nodes.plane.release(&nodes.shared);
+            let _ = reply.send(());
+        });
         if let Some(handler) = self.shared.handler.get() {
             handler.finish(myself.get_cell());
         }

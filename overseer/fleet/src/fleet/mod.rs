@@ -25,8 +25,8 @@ pub use self::builder::{FleetBuilder, StartError};
 pub(crate) use self::handler::Told;
 use self::handler::{HandlerMessage, Visit};
 pub use self::recovery::RecoveryError;
-pub(crate) use self::shared::FleetShared;
 use self::shared::Place;
+pub(crate) use self::shared::{FleetShared, left};
 use crate::call::{CallError, CallOptions};
 use crate::callbacks::{Overseer, Quiet};
 use crate::core::{AtCapacity, Event, Finding, Life, Pass};
@@ -326,6 +326,20 @@ impl FleetHandle {
     pub async fn stop(&self) {
         // A fleet that has stopped already has no node left.
         let _ = self.ask(FleetMessage::Stop).await;
+        if let Some(handler) = self.shared.handler.get() {
+            handler.finished(self.shared.options.deadlines.stop).await;
+        }
+    }
+
+    /// Supervises no longer, and ends no labor: they dial again and go on under the fleet of this
+    /// name that is started next, here or in the next process, until their leases run out.
+    /// Returns when everything that is known of labors and tasks is stored and the name is free.
+    /// Open calls fail with [`CallError::LaborLost`]; tasks run on, but for an attempt that was on
+    /// its way to a labor: it is lost, and `retry` says what follows. In an embedded control plane,
+    /// whose labors end with the process, this is [`FleetHandle::stop`].
+    pub async fn leave(&self) {
+        // A fleet that has stopped already has nothing to leave.
+        let _ = self.ask(FleetMessage::Leave).await;
         if let Some(handler) = self.shared.handler.get() {
             handler.finished(self.shared.options.deadlines.stop).await;
         }

@@ -8,6 +8,7 @@ use overseer_protocol::{Cause, FleetName, Generation, LaborId, LaborState, Sessi
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::handler::HandlerPort;
@@ -50,6 +51,8 @@ pub(crate) struct FleetShared {
     pub(crate) tasks: OnceLock<Arc<Tasks>>,
     pub(crate) payloads: Arc<Payloads>,
     pub(crate) logs: Arc<Logs>,
+    /// Cancelled when the fleet is left: nothing of its labors is taken in any more.
+    pub(crate) left: CancellationToken,
 }
 
 impl FleetShared {
@@ -80,6 +83,7 @@ impl FleetShared {
             tasks: OnceLock::new(),
             payloads,
             logs,
+            left: CancellationToken::new(),
         }
     }
 
@@ -177,6 +181,18 @@ impl FleetShared {
         }
     }
 
+    /// Closes every session, so that the labors dial again, and opens no more.
+    pub(crate) fn leave(&self) {
+        self.left.cancel();
+        self.ready.write().clear();
+        let labors: Vec<_> = self.labors.read().values().cloned().collect();
+        labors.iter().for_each(|labor| *labor.session.write() = None);
+        let sessions = std::mem::take(&mut *self.sessions.lock());
+        for session in sessions.into_values() {
+            session.close(Cause::OwnerLost, Some(left()));
+        }
+    }
+
     /// The ready labor with the fewest open calls for its places; equals take turns.
     fn least_loaded(&self) -> Option<Arc<Session>> {
         let ready = self.ready.read();
@@ -253,6 +269,11 @@ impl FleetShared {
         }
         let _ = self.events.send(entry);
     }
+}
+
+/// What a labor is told whose fleet was left: it comes again.
+pub(crate) fn left() -> Status {
+    Status::unavailable("the Overseer leaves; come again")
 }
 
 /// One place among those that wait, given back when dropped.

@@ -13,8 +13,7 @@ use super::pace::Pace;
 use super::peer::Peer;
 use crate::callbacks::FleetEvent;
 use crate::core::{Event, Life, TaskEvent};
-use crate::fleet::FleetHandle;
-use crate::fleet::Told;
+use crate::fleet::{FleetHandle, Told, left};
 use crate::labor::{Labor, LaborShared};
 use crate::session::{LaneStream, Session};
 use crate::telemetry::Batch;
@@ -51,7 +50,13 @@ impl SessionService for Gateway {
             lease_ms: options.lease.as_millis() as u64,
             task_prefix: labor.task_prefix,
         }));
-        fleet.shared.sessions.lock().insert(id, Arc::clone(&session));
+        {
+            let mut sessions = fleet.shared.sessions.lock();
+            if fleet.shared.left.is_cancelled() {
+                return Err(left());
+            }
+            sessions.insert(id, Arc::clone(&session));
+        }
         let runs = fleet.shared.release.as_ref().is_none_or(|r| r.id().to_string() == hello.release);
         fleet.event(Event::Attached {
             life,

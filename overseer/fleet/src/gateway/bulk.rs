@@ -108,6 +108,8 @@ impl Bulk for Gateway {
                 let message = tokio::select! {
                     message = pushes.message() => message,
                     () = &mut expired => return,
+                    // It is pushed again to who comes next.
+                    () = fleet.shared.left.cancelled() => return,
                 };
                 let push = match message {
                     Ok(Some(push)) => push,

@@ -30,7 +30,7 @@ impl Pairing for Gateway {
             refusal(&refused)
         })?;
         let fleet = self.plane.fleet(&identity.fleet);
-        if fleet.is_none() && self.plane.is_settling() {
+        if fleet.is_none() && self.plane.may_come(&identity.fleet) {
             // With the same key the claim is good again.
             return Err(Status::unavailable(format!("fleet {} may still be started", identity.fleet)));
         }

@@ -51,7 +51,7 @@ impl Gateway {
             return Err((identity, Status::unauthenticated(why)));
         }
         let Some(fleet) = self.plane.fleet(&identity.fleet) else {
-            let refusal = match self.plane.is_settling() {
+            let refusal = match self.plane.may_come(&identity.fleet) {
                 true => Status::unavailable(format!("fleet {} may still be started", identity.fleet)),
                 false => Status::permission_denied(format!("there is no fleet {} here", identity.fleet)),
             };

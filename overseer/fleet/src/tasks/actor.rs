@@ -113,6 +113,9 @@ impl Tasks {
 
     /// A place for one more task.
     pub(super) fn admit(&self, bytes: usize) -> Result<Assigned, SubmitError> {
+        if self.actor.get_status() >= ractor::ActorStatus::Stopping {
+            return Err(Stopped.into());
+        }
         let place = self.place(if bytes <= super::storage::INLINE { bytes } else { 0 });
         let tasks = self.admission.tasks.load(Ordering::Relaxed);
         let held = self.admission.bytes.load(Ordering::Relaxed);
@@ -318,7 +321,12 @@ impl Actor for TasksActor {
                 tracing::error!(%task, "the task was changed by another server; it is left to that one");
             }
             TaskMessage::Wait(task, reply) => match state.core.get(task) {
-                Some(_) => state.waiting.entry(task).or_default().push(reply),
+                Some(_) => {
+                    let waiting = state.waiting.entry(task).or_default();
+                    // Who has gone away waits no longer.
+                    waiting.retain(|waiter| !waiter.is_closed());
+                    waiting.push(reply);
+                }
                 None => drop(reply.send(())),
             },
             TaskMessage::Count(reply) => drop(reply.send(state.core.count())),

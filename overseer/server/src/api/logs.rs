@@ -65,9 +65,14 @@ impl proto::logs_server::Logs for Service {
         request: Request<proto::LogStreamsRequest>,
     ) -> Result<Response<proto::LogStreamsResponse>, Status> {
         let task = self.task(&request.get_ref().task).map_err(refuse)?;
+        let newest_attempt = match self.find(task, None).await {
+            Ok((_, record)) => Some(record.attempts),
+            // Of a call, a labor, or a task whose time was over before that of its logs.
+            Err(_) => None,
+        };
         let names = self.names(task).await.into_iter();
         let streams = names.map(|(attempt, stream)| proto::LogStreamName { attempt, stream }).collect();
-        Ok(Response::new(proto::LogStreamsResponse { task: task.to_string(), streams }))
+        Ok(Response::new(proto::LogStreamsResponse { task: task.to_string(), streams, newest_attempt }))
     }
 
     type ReadStream = Answers<proto::ReadLogResponse>;

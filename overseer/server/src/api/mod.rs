@@ -6,6 +6,8 @@ mod info;
 mod logs;
 pub(crate) mod proto;
 pub(crate) mod status;
+mod task_record;
+mod tasks;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use self::proto::calls_server::CallsServer;
 use self::proto::fleets_server::FleetsServer;
 use self::proto::logs_server::LogsServer;
 use self::proto::server_server::ServerServer;
+use self::proto::tasks_server::TasksServer;
 use crate::failure::Failure;
 use crate::serve::server::Server;
 
@@ -35,6 +38,9 @@ const WINDOW: u32 = 1024 * 1024;
 const REQUESTS: u32 = 1024;
 /// Messages of a stream that wait for a slow reader.
 const WAITING: usize = 16;
+
+/// Bytes of one piece of what is too long for one message.
+pub(crate) const PIECE: usize = 1024 * 1024;
 
 /// A server streaming answer.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -77,6 +83,7 @@ impl Api {
                     .max_decoding_message_size(MAX_MESSAGE)
                     .max_encoding_message_size(MAX_MESSAGE),
             )
+            .add_service(TasksServer::new(service.clone()))
             .add_service(LogsServer::new(service.clone()))
             .add_service(ServerServer::new(service));
         Ok((Self { router }, health))
@@ -114,7 +121,7 @@ impl Health {
     }
 
     async fn set(&self, status: ServingStatus) {
-        let services = ["Fleets", "Calls", "Logs", "Server"];
+        let services = ["Fleets", "Calls", "Tasks", "Logs", "Server"];
         self.reporter.set_service_status("", status).await;
         for service in services {
             self.reporter.set_service_status(format!("overseer.control.v1.{service}"), status).await;

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use overseer::{CallError, CallErrorCode};
+use overseer::{CallError, CallErrorCode, SubmitError, TaskError, TaskFailure};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
@@ -22,16 +22,6 @@ pub(super) fn refuse(failure: Failure) -> Status {
 
 /// A call that gave no result.
 pub(super) fn call_failed(error: &CallError) -> Status {
-    let answered = |code: CallErrorCode| match code {
-        CallErrorCode::Failed | CallErrorCode::Panicked => Code::Aborted,
-        CallErrorCode::NoMethod => Code::Unimplemented,
-        CallErrorCode::BadPayload => Code::InvalidArgument,
-        CallErrorCode::HostEnded | CallErrorCode::NotReady | CallErrorCode::Draining => Code::Unavailable,
-        CallErrorCode::QueueDeadline | CallErrorCode::RunDeadline => Code::DeadlineExceeded,
-        CallErrorCode::Cancelled => Code::Cancelled,
-        CallErrorCode::Overloaded | CallErrorCode::TooLarge => Code::ResourceExhausted,
-        CallErrorCode::Agent => Code::Internal,
-    };
     let code = match error {
         CallError::Answered { code, .. } => answered(*code),
         CallError::LaborLost { .. } | CallError::NotReady { .. } | CallError::NoLabor { .. } => {
@@ -45,9 +35,57 @@ pub(super) fn call_failed(error: &CallError) -> Status {
     with_code(code, &Failure::told(Exit::Fault, error.code(), &error.to_string()))
 }
 
+fn answered(code: CallErrorCode) -> Code {
+    match code {
+        CallErrorCode::Failed | CallErrorCode::Panicked => Code::Aborted,
+        CallErrorCode::NoMethod => Code::Unimplemented,
+        CallErrorCode::BadPayload => Code::InvalidArgument,
+        CallErrorCode::HostEnded | CallErrorCode::NotReady | CallErrorCode::Draining => Code::Unavailable,
+        CallErrorCode::QueueDeadline | CallErrorCode::RunDeadline => Code::DeadlineExceeded,
+        CallErrorCode::Cancelled => Code::Cancelled,
+        CallErrorCode::Overloaded | CallErrorCode::TooLarge => Code::ResourceExhausted,
+        CallErrorCode::Agent => Code::Internal,
+    }
+}
+
+/// A task that was not taken.
+pub(super) fn submit_failed(error: &SubmitError) -> Status {
+    let code = match error {
+        SubmitError::Full { .. } => Code::ResourceExhausted,
+        SubmitError::TooLarge { .. } | SubmitError::BadKey(_) | SubmitError::Codec(_) => {
+            Code::InvalidArgument
+        }
+        SubmitError::KeyConflict { .. } => Code::AlreadyExists,
+        SubmitError::KeyGone(_) | SubmitError::IdTaken(_) => Code::Unavailable,
+        SubmitError::Unreadable { .. } | SubmitError::Store(_) | SubmitError::Blobs(_) => Code::Internal,
+        SubmitError::Stopped(_) => Code::FailedPrecondition,
+    };
+    with_code(code, &Failure::told(Exit::Fault, error.code(), &error.to_string()))
+}
+
+/// A task that has no result, or none that can be had.
+pub(super) fn task_failed(error: &TaskError) -> Status {
+    let code = match error {
+        TaskError::Failed(TaskFailure::Answered { code, .. }) => answered(*code),
+        TaskError::Failed(TaskFailure::Lost { .. }) => Code::Unavailable,
+        TaskError::Failed(TaskFailure::QueueDeadline { .. }) => Code::DeadlineExceeded,
+        TaskError::Failed(TaskFailure::Cancelled) => Code::Cancelled,
+        // It is the task that does it, not the machinery.
+        TaskError::Failed(TaskFailure::Quarantined { .. }) => Code::Aborted,
+        TaskError::Unknown(_) => Code::NotFound,
+        TaskError::Codec(_)
+        | TaskError::Result(_)
+        | TaskError::Unreadable { .. }
+        | TaskError::Store(_)
+        | TaskError::Blobs(_) => Code::Internal,
+        TaskError::Stopped(_) => Code::FailedPrecondition,
+    };
+    with_code(code, &Failure::told(Exit::Fault, error.code(), &error.to_string()))
+}
+
 fn grpc_code(failure: &Failure) -> Code {
     match &*failure.code {
-        "fleet.unknown" | "labor.unknown" | "logs.none" => Code::NotFound,
+        "fleet.unknown" | "labor.unknown" | "task.unknown" | "logs.none" => Code::NotFound,
         "fleet.not_running" | "fleet.stopped" => Code::FailedPrecondition,
         "fleet.at_capacity" => Code::ResourceExhausted,
         "server.stopping" | "fleet.changing" => Code::Unavailable,

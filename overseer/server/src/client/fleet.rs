@@ -15,7 +15,7 @@ use crate::output::{self, Target};
 
 mod text;
 
-pub(super) use self::text::fleet_table;
+pub(super) use self::text::{WIDTH, age, fleet_table, header, why};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -161,7 +161,7 @@ impl From<proto::Fleet> for FleetDocument {
 
 /// Why, as JSON.
 #[derive(Debug, Serialize)]
-struct CauseDocument {
+pub(super) struct CauseDocument {
     code: String,
     text: String,
 }
@@ -216,7 +216,7 @@ struct Shown {
     draining: Option<u32>,
 }
 
-fn cause(cause: proto::Cause) -> CauseDocument {
+pub(super) fn cause(cause: proto::Cause) -> CauseDocument {
     CauseDocument { code: cause.code, text: cause.text }
 }
 

@@ -25,7 +25,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct LogsArgs {
-    /// Task id, as `overseer call --json` prints it, or a labor id, for an earlier life LABOR/N
+    /// Task id, as `overseer submit` and `overseer call --json` print it, or a labor id, for an earlier life LABOR/N
     task: String,
     /// Number of the attempt; the newest if there are several
     #[arg(long, value_name = "N")]
@@ -90,8 +90,10 @@ async fn choose(args: &LogsArgs, client: &mut LogsClient<Channel>) -> Result<(u3
         return Ok((attempt, stream.clone()));
     }
     let request = LogStreamsRequest { task: args.task.clone() };
-    let mut streams = client.streams(request).await.map_err(|s| understand(&s))?.into_inner().streams;
-    let newest = args.attempt.or_else(|| streams.iter().map(|s| s.attempt).max());
+    let found = client.streams(request).await.map_err(|s| understand(&s))?.into_inner();
+    let mut streams = found.streams;
+    // An attempt that has written nothing yet is the newest one all the same.
+    let newest = args.attempt.or(found.newest_attempt).or_else(|| streams.iter().map(|s| s.attempt).max());
     streams
         .retain(|s| Some(s.attempt) == newest && args.stream.as_ref().is_none_or(|name| *name == s.stream));
     match &streams[..] {

@@ -4,9 +4,13 @@ mod call;
 mod connection;
 mod fleet;
 mod logs;
+mod payload;
 mod server;
+mod submit;
+mod task;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use tonic::transport::Channel;
@@ -15,6 +19,8 @@ pub(crate) use self::call::CallArgs;
 pub(crate) use self::fleet::FleetArgs;
 pub(crate) use self::logs::LogsArgs;
 pub(crate) use self::server::{ReloadArgs, StatusArgs};
+pub(crate) use self::submit::SubmitArgs;
+pub(crate) use self::task::TaskArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
 
@@ -42,6 +48,18 @@ pub(crate) fn call(args: CallArgs) -> Result<Exit, Failure> {
     ask(&args.common, async |channel| call::run(&args, request, channel).await)
 }
 
+/// Runs `overseer submit`.
+pub(crate) fn submit(args: SubmitArgs) -> Result<Exit, Failure> {
+    let requests = args.requests()?;
+    ask(&args.common, async |channel| submit::run(&args, requests, channel).await)
+}
+
+/// Runs `overseer task …`.
+pub(crate) fn task(args: TaskArgs) -> Result<Exit, Failure> {
+    let TaskArgs { command, common } = args;
+    ask(&common, async |channel| task::run(command, channel, common.json).await)
+}
+
 /// Runs `overseer logs`.
 pub(crate) fn logs(args: LogsArgs) -> Result<Exit, Failure> {
     ask(&args.common, async |channel| logs::run(&args, channel).await)
@@ -65,4 +83,9 @@ fn ask(common: &Common, what: impl AsyncFnOnce(Channel) -> Result<Exit, Failure>
         let channel = connection::connect(common.server.as_deref()).await?;
         what(channel).await
     })
+}
+
+/// As the API has it.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -106,12 +106,10 @@ impl Server {
 
     /// Leaves or ends the fleets, as the configuration says.
     pub(super) async fn leave_fleets(&self) {
-        if self.config.read().on_stop == OnStop::Keep {
-            return;
-        }
+        let keep = self.config.read().on_stop == OnStop::Keep;
         let mut ends = tokio::task::JoinSet::new();
         for slot in self.fleets() {
-            ends.spawn(async move { slot.end().await });
+            ends.spawn(async move { if keep { slot.leave().await } else { slot.end().await } });
         }
         ends.join_all().await;
     }

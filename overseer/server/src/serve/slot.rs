@@ -138,6 +138,15 @@ impl FleetSlot {
         self.inner.write().phase = Phase::Closed;
     }
 
+    /// Leaves the labors to the next server.
+    pub(super) async fn leave(&self) {
+        let _turn = self.turn.lock().await;
+        if let Some(running) = self.stopping() {
+            running.fleet.leave().await;
+        }
+        self.inner.write().phase = Phase::Closed;
+    }
+
     /// As [`FleetSlot::end`], and forgets what was said of it by hand.
     ///
     /// # Errors
@@ -316,14 +325,17 @@ impl FleetSlot {
 
     /// Ends what runs. Needs the turn.
     async fn halt(&self) {
-        let running = {
-            let mut inner = self.inner.write();
-            let Phase::Running(running) = inner.phase.clone() else { return };
-            inner.phase = Phase::Stopping(running.clone());
-            running
-        };
+        let Some(running) = self.stopping() else { return };
         running.fleet.stop().await;
         self.inner.write().phase = Phase::Stopped;
+    }
+
+    /// What runs, which is about to stop.
+    fn stopping(&self) -> Option<Running> {
+        let mut inner = self.inner.write();
+        let Phase::Running(running) = inner.phase.clone() else { return None };
+        inner.phase = Phase::Stopping(running.clone());
+        Some(running)
     }
 }
 

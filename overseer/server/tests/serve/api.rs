@@ -46,7 +46,7 @@ async fn it_says_whether_it_serves_and_what() {
     let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
     let MessageResponse::ListServicesResponse(listed) = answer else { panic!("{answer:?}") };
     let names: Vec<_> = listed.service.into_iter().map(|service| service.name).collect();
-    for service in ["Fleets", "Calls", "Logs", "Server"] {
+    for service in ["Fleets", "Calls", "Tasks", "Logs", "Server"] {
         assert!(names.contains(&format!("overseer.control.v1.{service}")), "{names:?}");
     }
     // While an open call may finish, nobody should send another.

@@ -6,5 +6,7 @@ mod commands;
 mod lifecycle;
 mod mistakes;
 mod reload;
+mod restarts;
 mod stop;
+mod tasks;
 mod world;

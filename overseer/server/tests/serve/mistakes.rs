@@ -7,7 +7,7 @@ use crate::world::{Serving, World};
 #[test]
 fn without_a_server_every_place_that_was_looked_at_is_named() {
     let world = World::new();
-    let commands: [&[&str]; 10] = [
+    let commands: [&[&str]; 15] = [
         &["status"],
         &["reload"],
         &["fleet", "list"],
@@ -18,6 +18,11 @@ fn without_a_server_every_place_that_was_looked_at_is_named() {
         &["fleet", "events", "a"],
         &["fleet", "history", "a"],
         &["logs", "t-00000000000000000000000000000000"],
+        &["submit", "a", "b"],
+        &["task", "list", "a"],
+        &["task", "show", "t-00000000000000000000000000000000"],
+        &["task", "cancel", "t-00000000000000000000000000000000"],
+        &["task", "attach", "t-00000000000000000000000000000000"],
     ];
     for command in commands {
         let ran = world.overseer(command.iter().copied().chain(["--json"])).exits(2);

@@ -236,6 +236,16 @@ impl Serving {
         code.and_then(|status| status.code()).unwrap_or(-1)
     }
 
+    /// All that it has said that nobody has waited for, once it has ended.
+    pub(crate) fn rest(&self) -> Vec<String> {
+        // Whoever was started by it may still hold its outputs.
+        let mut lines = Vec::new();
+        while let Ok(line) = self.lines.recv_timeout(Duration::from_millis(100)) {
+            lines.push(line);
+        }
+        lines
+    }
+
     /// Stops it in good order.
     pub(crate) fn stop(mut self) {
         self.signal(Signal::TERM);

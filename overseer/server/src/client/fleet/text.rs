@@ -9,7 +9,7 @@ use crate::output::Target;
 use crate::table::{Cell, render};
 
 /// Widest line.
-const WIDTH: usize = 80;
+pub(in crate::client) const WIDTH: usize = 80;
 
 /// All fleets, a line each.
 pub(in crate::client) fn fleet_table(fleets: &[FleetDocument]) -> String {
@@ -91,7 +91,8 @@ pub(super) fn event(event: &EventDocument) -> String {
     }
 }
 
-fn header(names: &[&str]) -> Vec<Cell> {
+/// The first row of a table.
+pub(in crate::client) fn header(names: &[&str]) -> Vec<Cell> {
     names.iter().map(|name| Cell::styled(*name, Style::new().dim())).collect()
 }
 
@@ -106,12 +107,13 @@ fn notes(fleet: &FleetDocument) -> String {
     notes.join("; ")
 }
 
-fn why(cause: Option<&CauseDocument>) -> String {
+/// A cause on one line.
+pub(in crate::client) fn why(cause: Option<&CauseDocument>) -> String {
     cause.map(|cause| cause.text.replace('\n', " ")).unwrap_or_default()
 }
 
 /// How long ago, in its two largest units at most.
-fn age(since_ms: u64) -> String {
+pub(in crate::client) fn age(since_ms: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let seconds = now.saturating_sub(Duration::from_millis(since_ms)).as_secs();
     match seconds {

@@ -1,0 +1,199 @@
+//! `Tasks`: durable tasks are submitted, listed, cancelled and waited for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use overseer::tasks::TaskRecord;
+use overseer::{SubmitError, Task, TaskError, TaskId, TaskOptions};
+use overseer_protocol::{IdError, MAX_PAYLOAD};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::status::{refuse, submit_failed, task_failed};
+use super::{Answers, PIECE, Service, WAITING, proto, task_record};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::serve::gate;
+use crate::serve::slot::FleetSlot;
+
+/// Tasks of one list.
+const LISTED: usize = 100;
+/// Most tasks of one list.
+const MOST: usize = 1000;
+/// How long a client may take between two pieces of a payload.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A task's id.
+pub(super) fn task_id(text: &str) -> Result<TaskId, Failure> {
+    text.parse().map_err(|error: IdError| {
+        Failure::told(Exit::BadInput, error.code(), &error.to_string())
+            .help("give a task id, as `overseer submit` prints it")
+    })
+}
+
+impl Service {
+    /// A task and its fleet, which is looked for where it is not given.
+    pub(super) async fn find(
+        &self,
+        task: TaskId,
+        fleet: Option<&str>,
+    ) -> Result<(Arc<FleetSlot>, TaskRecord), Status> {
+        let slots = match fleet {
+            Some(name) => vec![self.server.fleet(name).map_err(refuse)?],
+            None => self.server.fleets(),
+        };
+        for slot in slots {
+            match self.server.plane.task_record(&slot.name, task).await {
+                Ok(record) => return Ok((slot, record)),
+                Err(TaskError::Unknown(_)) => {}
+                Err(error) => return Err(task_failed(&error)),
+            }
+        }
+        Err(task_failed(&TaskError::Unknown(task)))
+    }
+
+    /// A task whose fleet runs.
+    async fn at_work(&self, task: &str, fleet: Option<&str>) -> Result<(Task, TaskRecord), Status> {
+        let (slot, record) = self.find(task_id(task).map_err(refuse)?, fleet).await?;
+        let fleet = slot.fleet().map_err(refuse)?;
+        let task = fleet.task(record.task).await.map_err(|error| task_failed(&error))?;
+        Ok((task, record))
+    }
+}
+
+fn options(task: &mut proto::NewTask) -> Result<TaskOptions, Failure> {
+    Ok(TaskOptions {
+        key: task.key.take(),
+        retry: task_record::rule(task.retry.take())?,
+        queue: task.queue_ms.map(Duration::from_millis),
+        run: task.run_ms.map(Duration::from_millis),
+    })
+}
+
+/// What follows the first message.
+async fn payload(pieces: &mut Streaming<proto::SubmitRequest>) -> Result<BytesMut, Status> {
+    use proto::submit_request::What;
+    let mut payload = BytesMut::new();
+    loop {
+        let next = tokio::time::timeout(PATIENCE, pieces.message()).await;
+        let next = next.map_err(|_| Status::deadline_exceeded("the rest of the payload did not come"))??;
+        match next.map(|piece| piece.what) {
+            None => return Ok(payload),
+            Some(Some(What::Data(data))) => {
+                let size = payload.len() + data.len();
+                if size > MAX_PAYLOAD {
+                    return Err(submit_failed(&SubmitError::TooLarge { size, limit: MAX_PAYLOAD }));
+                }
+                payload.extend_from_slice(&data);
+            }
+            Some(_) => return Err(refuse(order("only pieces of the payload may follow the first message"))),
+        }
+    }
+}
+
+fn order(what: &str) -> Failure {
+    Failure::input("task.submit", format!("a submit of the wrong form: {what}"))
+        .help("see proto/control.proto")
+}
+
+/// Waits for the end of a task and sends its result.
+async fn attach(task: &Task, send: &mpsc::Sender<Result<proto::AttachTaskResponse, Status>>) {
+    use proto::attach_task_response::What;
+    let piece = |what| Ok(proto::AttachTaskResponse { what: Some(what) });
+    let finished = async {
+        let result = task.result_bytes().await?;
+        Ok((task.record().await?, result))
+    };
+    match finished.await {
+        Ok((record, mut result)) => {
+            let mut next = piece(What::Task(task_record::whole(&record)));
+            // A reader that is gone needs no more.
+            while send.send(next).await.is_ok() && !result.is_empty() {
+                next = piece(What::Data(result.split_to(result.len().min(PIECE))));
+            }
+        }
+        Err(error) => drop(send.send(Err(task_failed(&error))).await),
+    }
+}
+
+#[tonic::async_trait]
+impl proto::tasks_server::Tasks for Service {
+    async fn submit(
+        &self,
+        request: Request<Streaming<proto::SubmitRequest>>,
+    ) -> Result<Response<proto::SubmitResponse>, Status> {
+        use proto::submit_request::What;
+        let _entered = self.server.gate.enter().map_err(refuse)?;
+        let mut pieces = request.into_inner();
+        let first = pieces.message().await?.and_then(|first| first.what);
+        let Some(What::Task(mut task)) = first else {
+            return Err(refuse(order("the first message says what it is")));
+        };
+        let options = options(&mut task).map_err(refuse)?;
+        let fleet = self.server.fleet(&task.fleet).and_then(|slot| slot.fleet()).map_err(refuse)?;
+        let payload = payload(&mut pieces).await?.freeze();
+        let submitted = fleet.submit_bytes(&task.method, payload, options).await;
+        let id = submitted.map_err(|error| submit_failed(&error))?.id().to_string();
+        Ok(Response::new(proto::SubmitResponse { task: id, fleet: fleet.name().to_string() }))
+    }
+
+    async fn list(
+        &self,
+        request: Request<proto::ListTasksRequest>,
+    ) -> Result<Response<proto::ListTasksResponse>, Status> {
+        let request = request.into_inner();
+        let slot = self.server.fleet(&request.fleet).map_err(refuse)?;
+        let after = request.after.as_deref().map(task_id).transpose().map_err(refuse)?;
+        let limit = request.limit.map_or(LISTED, |limit| limit as usize).clamp(1, MOST);
+        let records = self.server.plane.task_records(&slot.name, request.over, after, limit).await;
+        let records = records.map_err(|error| task_failed(&error))?;
+        let tasks = records.iter().map(task_record::brief).collect();
+        Ok(Response::new(proto::ListTasksResponse { tasks }))
+    }
+
+    async fn get(
+        &self,
+        request: Request<proto::GetTaskRequest>,
+    ) -> Result<Response<proto::GetTaskResponse>, Status> {
+        let request = request.get_ref();
+        let id = task_id(&request.task).map_err(refuse)?;
+        let (_, record) = self.find(id, request.fleet.as_deref()).await?;
+        Ok(Response::new(proto::GetTaskResponse { task: Some(task_record::whole(&record)) }))
+    }
+
+    async fn cancel(
+        &self,
+        request: Request<proto::CancelTaskRequest>,
+    ) -> Result<Response<proto::CancelTaskResponse>, Status> {
+        let _entered = self.server.gate.enter().map_err(refuse)?;
+        let request = request.get_ref();
+        let (task, record) = self.at_work(&request.task, request.fleet.as_deref()).await?;
+        task.cancel();
+        Ok(Response::new(proto::CancelTaskResponse { task: Some(task_record::whole(&record)) }))
+    }
+
+    type AttachStream = Answers<proto::AttachTaskResponse>;
+
+    async fn attach(
+        &self,
+        request: Request<proto::AttachTaskRequest>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        // Who waits for a task keeps no server from stopping: he may come again.
+        drop(self.server.gate.enter().map_err(refuse)?);
+        let request = request.get_ref();
+        let (task, _) = self.at_work(&request.task, request.fleet.as_deref()).await?;
+        let (send, receive) = mpsc::channel(WAITING);
+        let server = Arc::clone(&self.server);
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = server.gate.closing() => drop(send.try_send(Err(refuse(gate::stopping())))),
+                () = send.closed() => {}
+                () = attach(&task, &send) => {}
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+    }
+}
