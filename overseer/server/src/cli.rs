@@ -12,7 +12,8 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{self, Color};
 use crate::serve::ServeArgs;
-use crate::{build, client, doctor, labor, release, serve};
+use crate::store::StoreArgs;
+use crate::{build, client, doctor, labor, release, serve, store};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,6 +22,7 @@ Examples:
   overseer release pack hello/ --key me.key   pack and sign a release
   overseer serve --config overseer.toml       keep fleets running
   overseer call web greet '\"world\"'           call what a fleet runs
+  overseer store export all.export            all that a server keeps, in one file
   overseer doctor                             what is missing on this machine";
 
 /// A supervisor for machines: starts them, ships them software, watches them and builds commits
@@ -47,6 +49,7 @@ enum Command {
     Logs(LogsArgs),
     Status(StatusArgs),
     Reload(ReloadArgs),
+    Store(StoreArgs),
     Release(ReleaseArgs),
     Labor(overseer_labor::LaborArgs),
     Doctor(DoctorArgs),
@@ -195,6 +198,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Logs(args) => (args.common.json, client::logs(args)),
         Command::Status(args) => (args.common.json, client::status(args)),
         Command::Reload(args) => (args.common.json, client::reload(args)),
+        Command::Store(args) => (args.json, store::run(args)),
         Command::Release(args) => (args.json, release::run(args)),
         Command::Doctor(args) => (args.json, doctor::run(&args)),
     };

@@ -8,4 +8,5 @@ mod faults;
 mod jobs;
 mod mistakes;
 mod releases;
+mod stores;
 mod world;
