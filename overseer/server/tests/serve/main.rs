@@ -7,4 +7,5 @@ mod lifecycle;
 mod mistakes;
 mod reload;
 mod stop;
+mod stores;
 mod world;
