@@ -10,6 +10,7 @@ use bytes::Bytes;
 use overseer_protocol::{Attempt, Generation, LaborId, TaskId};
 use tokio::sync::{Semaphore, mpsc};
 
+use super::keys;
 use super::record::{Content, Retry, TaskRecord, TaskState};
 use super::storage::{Change, Submitted, TaskStorage};
 use super::writer::{self, Written};
@@ -51,13 +52,14 @@ fn raw(directory: &std::path::Path) -> f64 {
     let table = ::redb::TableDefinition::<&str, &[u8]>::new("data");
     let database = ::redb::Builder::new().set_cache_size(4 << 20).create(directory.join("raw.redb")).unwrap();
     let value = serde_json::to_vec(&record(1, TaskState::Queued { not_before_ms: 0 })).unwrap();
+    let fleet = "raw".parse().unwrap();
     let started = Instant::now();
     for group in 0..TASKS * 3 / (IN_FLIGHT * CHANGES) {
         let write = database.begin_write().unwrap();
         let mut open = write.open_table(table).unwrap();
         for n in 0..IN_FLIGHT * CHANGES {
             let task = TaskId(((group * IN_FLIGHT * CHANGES + n) % TASKS) as u128 + (1 << 90));
-            open.insert(format!("tasks/farm/{task}").as_str(), value.as_slice()).unwrap();
+            open.insert(keys::live(&fleet, task).as_str(), value.as_slice()).unwrap();
         }
         drop(open);
         write.commit().unwrap();
@@ -74,6 +76,7 @@ async fn through_the_store(store: &Arc<RedbStore>) -> f64 {
     for _ in 0..IN_FLIGHT {
         let (store, value, next) = (Arc::clone(store), value.clone(), Arc::clone(&next));
         running.push(tokio::spawn(async move {
+            let fleet = "raw".parse().unwrap();
             loop {
                 let from = next.fetch_add(CHANGES, Ordering::Relaxed);
                 if from >= TASKS * 3 {
@@ -81,7 +84,7 @@ async fn through_the_store(store: &Arc<RedbStore>) -> f64 {
                 }
                 let tasks = (from..from + CHANGES).map(|n| TaskId((n % TASKS) as u128 + (1 << 90)));
                 let puts = tasks
-                    .fold(Transaction::new(), |all, task| all.put(format!("raw/farm/{task}"), value.clone()));
+                    .fold(Transaction::new(), |all, task| all.put(keys::live(&fleet, task), value.clone()));
                 store.transact(puts).await.unwrap();
             }
         }));
