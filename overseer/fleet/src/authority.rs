@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 pub use self::request::{CertificateError, KeyPrint, identity_of};
-use crate::store::{Outcome, Store, StoreError, Transaction};
+use crate::keyspace::Value;
+use crate::store::{Entry, Outcome, Store, StoreError, Transaction};
 
 /// Where the key and certificate are kept in the store.
 const KEY: &str = "authority/ca";
@@ -227,6 +228,17 @@ impl Authority {
         }
         let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|e| damaged(&e))?;
         Ok(Self { issuer, certificate, der, not_after })
+    }
+}
+
+/// Whether what is stored is an authority, be it expired.
+pub(crate) fn read_stored(entry: &Entry) -> Result<Value, String> {
+    if entry.key != KEY {
+        return Err("it is not the key of an authority".to_owned());
+    }
+    match Authority::read(&entry.value, SystemTime::UNIX_EPOCH) {
+        Ok(_) => Ok(Value::Alone),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -20,8 +20,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use self::batch::{BatchIntent, NewBatch};
+pub(crate) use self::batch::{batch_key, read_admitted, read_batch};
 pub use self::refusal::ClaimRefused;
 use crate::authority::KeyPrint;
+use crate::keyspace::Value;
 use crate::store::{Entry, Operation, Outcome, Store, StoreError, Transaction};
 
 /// Tokens are 32 random bytes, as 64 hexadecimal digits.
@@ -173,6 +175,14 @@ impl Claims {
 
 fn labor_key(labor: LaborId) -> String {
     format!("claims/labor/{labor}")
+}
+
+/// Whether what is stored is the claim of a labor.
+pub(crate) fn read_claim(entry: &Entry) -> Result<Value, String> {
+    let labor = entry.key.strip_prefix("claims/labor/").unwrap_or_default();
+    let labor: LaborId = labor.parse().map_err(|_| "its key names no labor".to_owned())?;
+    let kept: Kept = serde_json::from_slice(&entry.value).map_err(|e| e.to_string())?;
+    Ok(Value::Claim(kept.fleet, labor))
 }
 
 /// Binds a token to fleet, labor and generation.

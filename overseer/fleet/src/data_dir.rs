@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use self::ephemeral::Lease;
 use crate::blobs::{BlobError, DirectoryBlobs};
+use crate::store::redb::Options;
 use crate::store::{Durability, RedbStore, StoreError};
 
 /// Why a directory cannot be used.
@@ -21,6 +22,12 @@ pub enum DataDirError {
     #[error("{} is not a directory; remove it or choose another data directory", path.display())]
     NotADirectory {
         /// The path.
+        path: PathBuf,
+    },
+    /// No server has ever kept anything there.
+    #[error("{} is no data directory: there is no store.redb in it; give the one that the server uses", path.display())]
+    NoStore {
+        /// The directory.
         path: PathBuf,
     },
     /// It belongs to somebody else, who could read or change what is in it.
@@ -62,6 +69,7 @@ impl DataDirError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::NotADirectory { .. } => "data_dir.not_a_directory",
+            Self::NoStore { .. } => "data_dir.no_store",
             Self::ForeignOwner { .. } => "data_dir.foreign_owner",
             Self::OpenToOthers { .. } => "data_dir.open_to_others",
             Self::Io { .. } => "data_dir.io",
@@ -91,7 +99,30 @@ impl DataDir {
         let path = std::path::absolute(path.as_ref())
             .map_err(|source| DataDirError::Io { path: path.as_ref().to_owned(), source })?;
         private_directory(&path)?;
-        Self::open_parts(path, Durability::Fsync, None)
+        Self::open_parts(path, Options::new(Durability::Fsync), None)
+    }
+
+    /// Opens a directory that is there already, as it is: nothing is made, and a store of an older
+    /// schema is not raised to ours.
+    ///
+    /// # Errors
+    /// Each [`DataDirError`]; then nothing was changed.
+    pub fn open_existing(path: impl AsRef<Path>) -> Result<Self, DataDirError> {
+        let path = std::path::absolute(path.as_ref())
+            .map_err(|source| DataDirError::Io { path: path.as_ref().to_owned(), source })?;
+        match fs::metadata(path.join("store.redb")) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(DataDirError::NoStore { path });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                return Err(DataDirError::NotADirectory { path });
+            }
+            Err(source) => return Err(DataDirError::Io { path, source }),
+        }
+        private_directory(&path)?;
+        let as_it_is = Options { migrate: false, ..Options::new(Durability::Fsync) };
+        Self::open_parts(path, as_it_is, None)
     }
 
     /// A directory that lives as long as this value, in `XDG_RUNTIME_DIR` or `TMPDIR`. What
@@ -109,7 +140,7 @@ impl DataDir {
     /// Each [`DataDirError`].
     pub fn ephemeral_in(base: &Path) -> Result<Self, DataDirError> {
         let lease = Lease::take(base)?;
-        Self::open_parts(lease.path().to_owned(), Durability::Ephemeral, Some(lease))
+        Self::open_parts(lease.path().to_owned(), Options::new(Durability::Ephemeral), Some(lease))
     }
 
     /// Where it is.
@@ -132,9 +163,10 @@ impl DataDir {
         self.lease.is_some()
     }
 
-    fn open_parts(path: PathBuf, durability: Durability, lease: Option<Lease>) -> Result<Self, DataDirError> {
+    fn open_parts(path: PathBuf, options: Options, lease: Option<Lease>) -> Result<Self, DataDirError> {
         // The store first: its lock tells whether another process is here.
-        let store = Arc::new(RedbStore::open(path.join("store.redb"), durability)?);
+        let durability = options.durability;
+        let store = Arc::new(RedbStore::open_with(path.join("store.redb"), options)?);
         let blobs = Arc::new(DirectoryBlobs::open_with(path.join("blobs"), durability)?);
         Ok(Self { path, store, blobs, lease })
     }

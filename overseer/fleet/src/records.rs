@@ -7,6 +7,7 @@ use overseer_protocol::{Cause, FleetName, Generation, LaborId, LaborState};
 use serde::{Deserialize, Serialize};
 
 use crate::claims::{Claims, NewClaim};
+use crate::keyspace::Value;
 use crate::store::{
     Compare, Entry, MAX_OPERATIONS, Operation, Outcome, Revision, Store, StoreError, Transaction,
 };
@@ -217,6 +218,20 @@ fn parse(entry: &Entry) -> Result<Stored, RecordError> {
         return Err(unreadable(format!("it is the record of `{}`", record.key())));
     }
     Ok(Stored { record, revision: entry.revision })
+}
+
+/// Whether what is stored is the record of the labor that its key names.
+pub(crate) fn read_stored(entry: &Entry) -> Result<Value, String> {
+    match parse(entry) {
+        Ok(_) => Ok(Value::Alone),
+        Err(RecordError::Unreadable { reason, .. }) => Err(reason),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Where the record of a labor is, for what refers to it.
+pub(crate) fn key_of(fleet: &FleetName, labor: LaborId) -> String {
+    key(fleet, labor)
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{self, Color};
 use crate::serve::ServeArgs;
-use crate::{build, client, doctor, labor, release, serve};
+use crate::store::StoreArgs;
+use crate::{build, client, doctor, labor, release, serve, store};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,6 +23,7 @@ Examples:
   overseer serve --config overseer.toml       keep fleets running
   overseer call web greet '\"world\"'           call what a fleet runs
   overseer submit web resize --file job.json  give it a task that outlives everybody
+  overseer store export all.export            all that a server keeps, in one file
   overseer doctor                             what is missing on this machine";
 
 /// A supervisor for machines: starts them, ships them software, watches them and builds commits
@@ -50,6 +52,7 @@ enum Command {
     Logs(LogsArgs),
     Status(StatusArgs),
     Reload(ReloadArgs),
+    Store(StoreArgs),
     Release(ReleaseArgs),
     Labor(overseer_labor::LaborArgs),
     Doctor(DoctorArgs),
@@ -200,6 +203,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Logs(args) => (args.common.json, client::logs(args)),
         Command::Status(args) => (args.common.json, client::status(args)),
         Command::Reload(args) => (args.common.json, client::reload(args)),
+        Command::Store(args) => (args.json, store::run(args)),
         Command::Release(args) => (args.json, release::run(args)),
         Command::Doctor(args) => (args.json, doctor::run(&args)),
     };

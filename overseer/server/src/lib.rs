@@ -14,6 +14,7 @@ mod labor;
 mod output;
 mod release;
 mod serve;
+mod store;
 mod table;
 
 use std::process::ExitCode;

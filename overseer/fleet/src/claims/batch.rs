@@ -8,7 +8,8 @@ use overseer_protocol::{FleetName, Generation, Identity, LaborId, Secret};
 use serde::{Deserialize, Serialize};
 
 use super::{ClaimRefused, Claims, TOKEN_BYTES, TRIES, check_token, encode, hex, keyed_hash, millis};
-use crate::store::{Operation, Outcome, StoreError, Transaction};
+use crate::keyspace::Value;
+use crate::store::{Entry, Operation, Outcome, StoreError, Transaction};
 
 /// Longest name of a batch or an instance, in bytes.
 const MAX_NAME: usize = 128;
@@ -172,7 +173,32 @@ fn good_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-fn batch_key(batch: &str) -> String {
+/// Whether what is stored is a batch.
+pub(crate) fn read_batch(entry: &Entry) -> Result<Value, String> {
+    let _: Kept = serde_json::from_slice(&entry.value).map_err(|e| e.to_string())?;
+    Ok(Value::Alone)
+}
+
+/// Whether what is stored is an instance with its place, or a place with its instance.
+pub(crate) fn read_admitted(entry: &Entry) -> Result<Value, String> {
+    let value = std::str::from_utf8(&entry.value).map_err(|_| "it is no text".to_owned())?;
+    let mut parts = entry.key.splitn(5, '/').skip(2);
+    let (batch, counterpart, names) = match (parts.next(), parts.next(), parts.next()) {
+        (Some(batch), Some("instance"), Some(instance)) => {
+            let place = value.split_once(' ').and_then(|(place, _)| place.parse().ok());
+            let place = place.ok_or_else(|| "it names no place and key".to_owned())?;
+            (batch, place_key(batch, place), instance.to_owned())
+        }
+        (Some(batch), Some("place"), Some(place)) => {
+            let place: usize = place.parse().map_err(|_| "its key has no place".to_owned())?;
+            (batch, instance_key(batch, value), place.to_string())
+        }
+        _ => return Err("its key is neither of an instance nor of a place".to_owned()),
+    };
+    Ok(Value::Admitted { batch: batch.to_owned(), counterpart, names })
+}
+
+pub(crate) fn batch_key(batch: &str) -> String {
     format!("claims/batch/{batch}")
 }
 

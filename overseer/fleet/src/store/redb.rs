@@ -5,8 +5,10 @@
 //! the page cache of the system; long ranges go to a blocking thread.
 
 mod apply;
+mod check;
 mod file;
 mod leases;
+mod migrate;
 mod queue;
 mod tables;
 #[cfg(test)]
@@ -51,6 +53,11 @@ pub enum Durability {
     Ephemeral,
 }
 
+/// The newest schema that this build knows.
+pub(crate) fn newest_schema() -> u64 {
+    tables::SCHEMA
+}
+
 /// How a store is opened.
 pub struct Options {
     /// What an acknowledged transaction survives.
@@ -63,6 +70,9 @@ pub struct Options {
     pub log_changes: u64,
     /// Bytes of such changes that are kept.
     pub log_bytes: u64,
+    /// Whether a store of an older schema is raised to ours. If not, it is opened as it is, to be
+    /// looked at and not to be changed.
+    pub migrate: bool,
 }
 
 impl Options {
@@ -74,6 +84,7 @@ impl Options {
             cache_bytes: 4 << 20,
             log_changes: LOG_CHANGES,
             log_bytes: LOG_BYTES,
+            migrate: true,
         }
     }
 }
@@ -120,6 +131,8 @@ impl RedbStore {
                 path,
                 durability: options.durability,
                 cache_bytes: options.cache_bytes,
+                migrations: migrate::MIGRATIONS,
+                migrate: options.migrate,
                 #[cfg(test)]
                 faults: Arc::default(),
             },
@@ -127,9 +140,63 @@ impl RedbStore {
         )
     }
 
+    /// The schema that the store is of, and the newest one that this build knows.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub fn schema(&self) -> Result<(u64, u64), StoreError> {
+        Ok((self.shared.read(tables::read_schema)?, tables::SCHEMA))
+    }
+
     /// Lets the store look at its clock now. Needed only with a clock that jumps.
     pub fn wake(&self) {
         self.queue.wake();
+    }
+
+    /// All entries in order, of one moment, also while others write. Blocks for as long as it takes.
+    /// An error of `each` ends it and is the inner result.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub(crate) fn each_entry<E>(
+        &self,
+        mut each: impl FnMut(Entry) -> Result<(), E>,
+    ) -> Result<Result<(), E>, StoreError> {
+        self.shared.read(|read| {
+            for row in tables::read_data(read)?.range::<&str>(..)? {
+                let (key, value) = row?;
+                if let Err(error) = each(tables::decode_entry(key.value(), value.value())?) {
+                    return Ok(Err(error));
+                }
+            }
+            Ok(Ok(()))
+        })
+    }
+
+    /// Says that the entries are of that schema, as those of an import may be.
+    pub(crate) fn declare_schema(&self, schema: u64) -> Result<(), StoreError> {
+        let declare = |database: &Database| {
+            let write = database.begin_write()?;
+            let mut tables = tables::Tables::open(&write)?;
+            tables.set_schema(schema)?;
+            drop(tables);
+            write.commit()?;
+            Ok(())
+        };
+        let database = self.shared.database.read();
+        let database = database.as_ref().map_err(StoreError::clone)?;
+        declare(database).map_err(|error: ::redb::Error| self.shared.place.fault(error))
+    }
+
+    /// Whether the file's own tables agree: for each that does not, the key (empty: the counters)
+    /// and what is wrong. Reads the whole file.
+    ///
+    /// # Errors
+    /// Any [`StoreError`].
+    pub(crate) async fn check_tables(&self) -> Result<Vec<(String, String)>, StoreError> {
+        let shared = self.shared.clone();
+        let checked = tokio::task::spawn_blocking(move || shared.read(check::tables));
+        checked.await.unwrap_or(Err(StoreError::Closed))
     }
 
     fn start(place: Place, options: Options) -> Result<Self, StoreError> {

@@ -2,9 +2,12 @@
 //! attached to again.
 
 mod actor;
+mod keys;
 mod options;
 mod record;
 mod retention;
+#[cfg(test)]
+mod speed;
 mod storage;
 mod task;
 mod writer;
@@ -12,12 +15,15 @@ mod writer;
 use overseer_protocol::TaskId;
 
 pub(crate) use self::actor::Tasks;
+pub(crate) use self::keys::*;
 pub use self::options::{KEY_BYTES, TaskOptions};
 pub use self::record::{
     AttemptEnd, Content, HISTORY, IdempotencyKey, PastAttempt, Retry, RetryCause, Suspicion, TaskFailure,
     TaskRecord, TaskState,
 };
 pub(crate) use self::storage::TaskStorage;
+#[cfg(test)]
+pub(crate) use self::storage::{Change, Submitted};
 pub use self::task::Task;
 use crate::blobs::BlobError;
 use crate::fleet::Stopped;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use overseer_protocol::{FleetName, MAX_PAYLOAD, TaskId};
 use tokio::io::AsyncReadExt;
 
+use super::keys;
 use super::record::{Content, IdempotencyKey, TaskRecord, TaskState};
 use super::{SubmitError, TaskError};
 use crate::blobs::{BlobError, Blobs, Reader};
@@ -76,7 +77,7 @@ impl TaskStorage {
             transaction = transaction.put(self.payload(record.task), payload.clone());
         }
         if let Some(key) = &record.key {
-            transaction = transaction.put(self.key(&key.name), json(&Named { task: record.task, key }));
+            transaction = transaction.put(self.key(&key.name), json(&Naming { task: record.task, key }));
         }
         match (self.store.transact(transaction).await?, &record.key) {
             (Outcome::Committed(revision), _) => Ok(Submitted::New(revision)),
@@ -91,7 +92,7 @@ impl TaskStorage {
         let entry = self.store.get(&storage_key).await?;
         // It has been removed just now: its time was over.
         let entry = entry.ok_or_else(|| SubmitError::KeyGone(key.name.clone()))?;
-        let found: NamedOwned = serde_json::from_slice(&entry.value)
+        let found: keys::Named = serde_json::from_slice(&entry.value)
             .map_err(|e| SubmitError::Unreadable { key: storage_key, reason: e.to_string() })?;
         match found.key.digest == key.digest {
             true => Ok(Submitted::Known(found.task)),
@@ -241,27 +242,27 @@ impl TaskStorage {
     }
 
     fn live(&self, task: TaskId) -> String {
-        format!("tasks/{}/{task}", self.fleet)
+        keys::live(&self.fleet, task)
     }
 
     fn over(&self, task: TaskId) -> String {
-        format!("tasks-over/{}/{task}", self.fleet)
+        keys::over(&self.fleet, task)
     }
 
     fn payload(&self, task: TaskId) -> String {
-        format!("task-in/{}/{task}", self.fleet)
+        keys::payload(&self.fleet, task)
     }
 
     fn result_key(&self, task: TaskId) -> String {
-        format!("task-out/{}/{task}", self.fleet)
+        keys::result(&self.fleet, task)
     }
 
     fn key(&self, name: &str) -> String {
-        format!("task-keys/{}/{name}", self.fleet)
+        keys::named(&self.fleet, name)
     }
 
     fn by_end(&self, at_ms: u64, task: TaskId) -> String {
-        format!("tasks-by-end/{}/{at_ms:016x}/{task}", self.fleet)
+        keys::by_end(&self.fleet, at_ms, task)
     }
 }
 
@@ -286,17 +287,10 @@ pub(crate) fn that_fit(changes: &[Change]) -> usize {
 }
 
 #[derive(serde::Serialize)]
-struct Named<'a> {
+struct Naming<'a> {
     task: TaskId,
     #[serde(flatten)]
     key: &'a IdempotencyKey,
-}
-
-#[derive(serde::Deserialize)]
-struct NamedOwned {
-    task: TaskId,
-    #[serde(flatten)]
-    key: IdempotencyKey,
 }
 
 /// Our own types are always JSON.

@@ -2,7 +2,8 @@
 //! outlives the server.
 
 use overseer::FleetName;
-use overseer::store::{Store, StoreError, Transaction};
+use overseer::keyspace::{Kind, Value};
+use overseer::store::{Entry, Store, StoreError, Transaction};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
@@ -19,6 +20,21 @@ pub(crate) enum Desired {
     },
     /// It does not run.
     Stopped,
+}
+
+/// For a check of the store: the only kind of key that the program adds to those of the library.
+pub(crate) const KIND: Kind = Kind {
+    name: "fleets by hand",
+    prefix: "desired/",
+    form: "desired/FLEET",
+    value: "JSON: what was said by hand",
+    read: read_stored,
+};
+
+fn read_stored(entry: &Entry) -> Result<Value, String> {
+    let fleet = entry.key.strip_prefix(KIND.prefix).unwrap_or_default();
+    fleet.parse::<FleetName>().map_err(|error| error.to_string())?;
+    serde_json::from_slice::<Desired>(&entry.value).map(|_| Value::Alone).map_err(|e| e.to_string())
 }
 
 fn key(fleet: &FleetName) -> String {
@@ -63,6 +79,11 @@ pub(super) async fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn its_keys_are_of_their_kind() {
+        assert!(key(&"web".parse().unwrap()).starts_with(KIND.prefix));
+    }
 
     #[test]
     fn the_stored_form_is_stable() {

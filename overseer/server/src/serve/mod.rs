@@ -1,6 +1,6 @@
 //! `overseer serve`: fleets that are kept, and a control API to ask for them.
 
-mod desired;
+pub(crate) mod desired;
 pub(crate) mod events;
 pub(crate) mod gate;
 mod notify;

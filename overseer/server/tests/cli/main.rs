@@ -14,4 +14,5 @@ mod releases;
 #[allow(unreachable_pub)]
 #[path = "../../../../tests/src/small_disk.rs"]
 mod small_disk;
+mod stores;
 mod world;

@@ -8,5 +8,6 @@ mod mistakes;
 mod reload;
 mod restarts;
 mod stop;
+mod stores;
 mod tasks;
 mod world;

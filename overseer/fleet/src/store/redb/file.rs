@@ -11,7 +11,8 @@ use ::redb::backends::FileBackend;
 use ::redb::{BackendError, Builder, Database, DatabaseError, ReadableDatabase, StorageBackend};
 
 use super::Durability;
-use super::tables::{self, SCHEMA, State, Tables};
+use super::migrate::{self, Fault, Migration};
+use super::tables::{self, State, Tables};
 use crate::store::StoreError;
 
 /// Where a store lives and how it is opened, again and again.
@@ -20,6 +21,10 @@ pub(super) struct Place {
     pub(super) path: PathBuf,
     pub(super) durability: Durability,
     pub(super) cache_bytes: usize,
+    /// The steps to our schema.
+    pub(super) migrations: &'static [Migration],
+    /// Whether they are done; if not, an older store is opened as it is.
+    pub(super) migrate: bool,
     #[cfg(test)]
     pub(super) faults: std::sync::Arc<super::tests::Faults>,
 }
@@ -78,9 +83,16 @@ impl Place {
         let database = self.database(file)?;
         let read = database.begin_read().map_err(|error| self.fault(error.into()))?;
         let schema = tables::read_schema(&read).map_err(|error| self.fault(error))?;
-        if schema > SCHEMA {
-            return Err(StoreError::NewerSchema { path: self.name(), found: schema, known: SCHEMA });
+        drop(read);
+        let known = self.schema();
+        if schema > known {
+            return Err(StoreError::NewerSchema { path: self.name(), found: schema, known });
         }
+        if self.migrate {
+            migrate::run(&database, schema, self.migrations)
+                .map_err(|(to, fault)| self.migration(to, fault))?;
+        }
+        let read = database.begin_read().map_err(|error| self.fault(error.into()))?;
         let state = tables::read_state(&read).map_err(|error| self.fault(error))?;
         drop(read);
         Ok(Opened { database, state })
@@ -99,7 +111,7 @@ impl Place {
             .into_parts();
         let database = self.database(file)?;
         let state = State::default();
-        initialise(&database, state).map_err(|error| self.fault(error))?;
+        initialise(&database, state, self.schema()).map_err(|error| self.fault(error))?;
         match temporary.persist_noclobber(&self.path) {
             Ok(()) => {}
             Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
@@ -150,6 +162,18 @@ impl Place {
         }
     }
 
+    /// The schema of what is made here.
+    fn schema(&self) -> u64 {
+        migrate::newest(self.migrations)
+    }
+
+    fn migration(&self, to: u64, fault: Fault) -> StoreError {
+        match fault {
+            Fault::File(error) => self.fault(error),
+            Fault::Entry(reason) => StoreError::Migration { path: self.name(), to, reason },
+        }
+    }
+
     /// A fault of redb in our terms.
     pub(super) fn fault(&self, error: ::redb::Error) -> StoreError {
         use ::redb::Error;
@@ -177,10 +201,10 @@ impl Place {
     }
 }
 
-fn initialise(database: &Database, state: State) -> Result<(), ::redb::Error> {
+fn initialise(database: &Database, state: State, schema: u64) -> Result<(), ::redb::Error> {
     let write = database.begin_write()?;
     let mut tables = Tables::open(&write)?;
-    tables.set_schema(SCHEMA)?;
+    tables.set_schema(schema)?;
     tables.set_state(state)?;
     drop(tables);
     write.commit()?;

@@ -5,7 +5,8 @@ use bytes::Bytes;
 
 use crate::store::{Change, Entry, LeaseId, Revision};
 
-/// Form of the tables below; a file of a larger one is refused.
+/// Form of the tables below and of what the entries are; a file of a larger one is refused, one of
+/// a smaller one is raised by [`super::migrate`].
 pub(super) const SCHEMA: u64 = 1;
 
 /// key → revision, lease (0 for none), value.

@@ -3,6 +3,7 @@
 mod bad_files;
 mod crash;
 mod disk_faults;
+mod migrations;
 mod model;
 mod speed;
 

@@ -14,6 +14,8 @@ fn rig() -> Rig {
         path: directory.path().join("store.redb"),
         durability: options.durability,
         cache_bytes: options.cache_bytes,
+        migrations: migrate::MIGRATIONS,
+        migrate: true,
         faults: faults.clone(),
     };
     Rig { store: RedbStore::start(place, options).unwrap(), faults, _directory: directory }
