@@ -1,5 +1,5 @@
 //! Looks over all that a data directory holds: whether each key is known, each value can be read by
-//! its type, and what one refers to is there. Changes nothing.
+//! its type, and what one refers to is there. Changes no entry.
 //!
 //! That the file's pages are whole is found when it is opened: every checksum is read then.
 

@@ -102,8 +102,9 @@ impl DataDir {
         Self::open_parts(path, Options::new(Durability::Fsync), None)
     }
 
-    /// Opens a directory that is there already, as it is: nothing is made, and a store of an older
-    /// schema is not raised to ours.
+    /// Opens a directory that is there already, as it is: no store is made, and one of an older
+    /// schema is not raised to ours. As with any opening, the blobs' directory is made where it is
+    /// missing and half-written blobs are swept, and keys end whose lease runs out meanwhile.
     ///
     /// # Errors
     /// Each [`DataDirError`]; then nothing was changed.

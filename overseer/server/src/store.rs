@@ -46,7 +46,7 @@ Examples:
   overseer store check --data /var/lib/overseer
   overseer store check --deep --json | jq .problems
 
-It changes nothing.
+It changes nothing that is stored.
 
 Exit codes: 0 nothing is wrong, 1 problems were found, 2 it cannot be opened, 3 a fault of the
 disk.";
