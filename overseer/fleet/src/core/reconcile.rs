@@ -49,6 +49,16 @@ impl Finding {
         }
     }
 
+    /// The name of its rule.
+    pub fn rule(&self) -> &'static str {
+        match self {
+            Self::IntentWithoutMachine(_) => "intent_without_machine",
+            Self::MachineWithoutIntent(_) => "machine_without_intent",
+            Self::SessionWithoutLabor(_) => "session_without_labor",
+            Self::RecordWithoutLabor(_) => "record_without_labor",
+        }
+    }
+
     /// Whether acting on it ends a node or gives one up.
     pub fn ends_something(&self) -> bool {
         matches!(self, Self::IntentWithoutMachine(_) | Self::MachineWithoutIntent(_))

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use overseer::core::{Finding, Pass};
+use overseer::fleet::ReconcileError;
 use overseer::labor::HistoryEntry;
 use overseer::{Cause, Labor, LaborId};
 use tokio_stream::wrappers::ReceiverStream;
@@ -82,6 +84,15 @@ fn event(sequence: u64, entry: &HistoryEntry) -> proto::Event {
         state: entry.state.name().to_owned(),
         cause: entry.cause.as_ref().map(cause),
         at_ms: entry.at_ms,
+    }
+}
+
+fn finding(finding: &Finding) -> proto::Finding {
+    let life = finding.life();
+    proto::Finding {
+        rule: finding.rule().to_owned(),
+        labor: life.labor.to_string(),
+        generation: life.generation.0,
     }
 }
 
@@ -169,6 +180,31 @@ impl proto::fleets_server::Fleets for Service {
         }
         let events = newest.iter().map(|Numbered { sequence, entry }| event(*sequence, entry)).collect();
         Ok(Response::new(proto::HistoryResponse { events }))
+    }
+
+    async fn reconcile(
+        &self,
+        request: Request<proto::ReconcileRequest>,
+    ) -> Result<Response<proto::ReconcileResponse>, Status> {
+        let proto::ReconcileRequest { fleet, dry_run, force } = request.into_inner();
+        let slot = self.server.fleet(&fleet).map_err(refuse)?;
+        let fleet = slot.fleet().map_err(refuse)?;
+        self.to_the_end(async move {
+            let failed = |error: ReconcileError| Failure::told(Exit::Fault, error.code(), &error.to_string());
+            let pass = match dry_run {
+                true => Pass { found: fleet.findings().await.map_err(failed)?, ..Pass::default() },
+                false => fleet.reconcile(force).await.map_err(failed)?,
+            };
+            let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            Ok(proto::ReconcileResponse {
+                found: pass.found.iter().map(finding).collect(),
+                acted: pass.act.iter().map(finding).collect(),
+                braked: pass
+                    .braked
+                    .map(|(ends, nodes)| proto::Brake { ends: number(ends), nodes: number(nodes) }),
+            })
+        })
+        .await
     }
 
     type EventsStream = Answers<proto::EventsResponse>;

@@ -13,8 +13,10 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{self, Target};
 
+mod reconcile;
 mod text;
 
+use self::reconcile::Reconciled;
 pub(super) use self::text::{WIDTH, age, fleet_table, header, why};
 
 const EXAMPLES: &str = "\
@@ -96,6 +98,22 @@ pub(super) enum FleetCommand {
         /// Begin with so many of the newest events
         #[arg(long, value_name = "N", default_value_t = 20)]
         backlog: u32,
+    },
+    /// Holds a fleet against what its adapter has, and puts right what does not fit
+    #[command(
+        after_help = "Examples:\n  overseer fleet reconcile web --dry-run\n  overseer fleet reconcile web\n\n\
+        It happens by itself every minute. What was seen only once is looked at again first."
+    )]
+    Reconcile {
+        /// Name of the fleet
+        #[arg(value_name = "FLEET")]
+        name: String,
+        /// Only say what does not fit
+        #[arg(long)]
+        dry_run: bool,
+        /// Also end more at once than the brake lets through
+        #[arg(long, conflicts_with = "dry_run")]
+        force: bool,
     },
     /// Prints what labors went through
     #[command(
@@ -287,6 +305,14 @@ pub(super) async fn run(command: FleetCommand, channel: Channel, json: bool) -> 
             let request = proto::HistoryRequest { fleet: name, labor, limit };
             let events = client.history(request).await.map_err(failed)?.into_inner().events;
             print_events(json, events.into_iter().map(event).collect());
+        }
+        FleetCommand::Reconcile { name, dry_run, force } => {
+            let request = proto::ReconcileRequest { fleet: name, dry_run, force };
+            let pass = client.reconcile(request).await.map_err(failed)?.into_inner();
+            let reconciled = Reconciled::from(pass);
+            print(json, &reconciled, || reconciled.text(dry_run));
+            // Somebody has to look at it.
+            return Ok(if reconciled.is_braked() { Exit::Failed } else { Exit::Passed });
         }
         FleetCommand::Events { name, follow: false, backlog } => {
             let request = proto::HistoryRequest { fleet: name, labor: None, limit: Some(backlog) };

@@ -5,6 +5,7 @@ mod api;
 mod commands;
 mod lifecycle;
 mod mistakes;
+mod reconcile;
 mod reload;
 mod restarts;
 mod stop;
