@@ -263,6 +263,8 @@ fn kvm() -> Check {
 
 #[cfg(test)]
 mod tests {
+    use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
+
     use super::*;
 
     #[test]
@@ -276,8 +278,12 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let tcp = format!("tcp://{}", listener.local_addr().unwrap());
         assert!(reach(&tcp).unwrap().is_ok());
-        drop(listener);
-        assert!(reach(&tcp).unwrap().is_err());
+        // Taken, so that nobody else gets it, and nobody listens.
+        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let taken = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&taken, &any).unwrap();
+        let address = std::net::SocketAddr::try_from(getsockname(&taken).unwrap()).unwrap();
+        assert!(reach(&format!("tcp://{address}")).unwrap().is_err());
         assert!(reach("ssh://somewhere").is_none());
     }
 
