@@ -65,7 +65,7 @@ impl Adapter for Actors {
             shared.played
         };
         if played {
-            let node = |r: &Request| Ok(Node { key: r.key.clone(), provider_id: "the test".into() });
+            let node = |r: &Request| Ok(Node::new(r.key.clone(), "the test"));
             return requests.iter().map(node).collect();
         }
         self.local.provision(requests).await

@@ -86,6 +86,23 @@ pub struct Node {
     pub key: NodeKey,
     /// The provider's name of it, such as a process id or an instance id.
     pub provider_id: String,
+    /// Whose node it is, by its tag: the [owner](Bootstrap::owner) of the bootstrap document that
+    /// it was made with. Others may have a fleet of the same name at the same provider, and their
+    /// nodes are none of ours. None from an adapter that has nodes of one Overseer only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+}
+
+impl Node {
+    /// Of an adapter that has nodes of one Overseer only.
+    pub fn new(key: NodeKey, provider_id: impl Into<String>) -> Self {
+        Self { key, provider_id: provider_id.into(), owner: None }
+    }
+
+    /// Whether it may be a node of that owner.
+    pub fn may_be_of(&self, owner: &str) -> bool {
+        self.owner.as_deref().is_none_or(|of| of == owner)
+    }
 }
 
 /// Whether a node has ended.
@@ -180,7 +197,8 @@ pub trait Adapter: Send + Sync + 'static {
     /// as [`AdapterError::Invalid`]; [`Over`] remembers them.
     async fn terminate(&self, keys: &[NodeKey]) -> Vec<Result<Ended, AdapterError>>;
 
-    /// The nodes of a fleet that exist, by their tag, whoever started them.
+    /// The nodes of a fleet that exist, by their tag, whoever started them: also those of another
+    /// Overseer with a fleet of that name, with their owner.
     ///
     /// # Errors
     /// When the provider cannot be asked; never an incomplete list.

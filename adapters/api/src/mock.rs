@@ -125,7 +125,9 @@ impl Inner {
             return Err(error);
         }
         self.made += 1;
-        let node = Node { key: request.key.clone(), provider_id: format!("mock-{}", self.made) };
+        let provider_id = format!("mock-{}", self.made);
+        let node =
+            Node { owner: Some(request.bootstrap.owner()), ..Node::new(request.key.clone(), provider_id) };
         self.nodes.insert(request.key.clone(), node.clone());
         match fault {
             Some(Fault::LoseAnswer) => Err(AdapterError::Unknown("the answer was lost".into())),

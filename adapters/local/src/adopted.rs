@@ -34,7 +34,7 @@ pub(crate) fn adopt(inner: &Arc<Inner>, node: &Node) -> Option<Running> {
             let _ = notices.send(Notice::Ended(key, cause)).await;
         }
     });
-    Some(Running::adopted(pid, handle, gone))
+    Some(Running::adopted(pid, node.owner.clone(), handle, gone))
 }
 
 /// What replaces this call is unsafe, for it takes descriptors that their owner may close: an

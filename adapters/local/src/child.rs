@@ -20,6 +20,7 @@ use crate::{Inner, adopted, found};
 /// An agent that was started and whose end has not been seen.
 pub(crate) struct Running {
     pid: u32,
+    owner: Option<String>,
     /// Of one that another process has started.
     adopted: Option<Arc<AsyncFd<OwnedFd>>>,
     gone: watch::Receiver<bool>,
@@ -35,6 +36,7 @@ impl Running {
         };
         let mut bootstrap = request.bootstrap.to_json().map_err(|e| AdapterError::Invalid(e.to_string()))?;
         bootstrap.push(b'\n');
+        let owner = request.bootstrap.owner();
         let mut command = Command::new(&inner.program);
         if let Some(directory) = &directory {
             command.env(found::DIRECTORY, directory);
@@ -42,6 +44,7 @@ impl Running {
         let mut child = command
             .args(["__overseer", "labor"])
             .env(marker::VARIABLE, key.to_string())
+            .env(found::OWNER, &owner)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)
@@ -71,12 +74,17 @@ impl Running {
                 let _ = notices.send(Notice::Ended(key, cause)).await;
             }
         });
-        Ok(Self { pid, adopted: None, gone })
+        Ok(Self { pid, owner: Some(owner), adopted: None, gone })
     }
 
     /// An agent that another process has started.
-    pub(crate) fn adopted(pid: u32, handle: Arc<AsyncFd<OwnedFd>>, gone: watch::Receiver<bool>) -> Self {
-        Self { pid, adopted: Some(handle), gone }
+    pub(crate) fn adopted(
+        pid: u32,
+        owner: Option<String>,
+        handle: Arc<AsyncFd<OwnedFd>>,
+        gone: watch::Receiver<bool>,
+    ) -> Self {
+        Self { pid, owner, adopted: Some(handle), gone }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -84,7 +92,7 @@ impl Running {
     }
 
     pub(crate) fn node(&self, key: &NodeKey) -> Node {
-        found::node(key.clone(), self.pid)
+        found::node(key.clone(), self.pid, self.owner.clone())
     }
 
     /// Kills the agent's group; what is returned tells when nothing of it is left.

@@ -12,6 +12,9 @@ use overseer_protocol::FleetName;
 /// The variable that tells the directory of an agent to the process that comes after this one.
 pub(crate) const DIRECTORY: &str = "OVERSEER_NODE_DIRECTORY";
 
+/// The variable that tells whose node it is.
+pub(crate) const OWNER: &str = "OVERSEER_NODE_OWNER";
+
 /// The nodes of a fleet that have processes of this user, whoever started them, such as the
 /// server before this one. A node is called by its agent's process id; where the agent is gone
 /// and others are left, by the lowest of theirs, so that somebody ends them.
@@ -28,7 +31,8 @@ pub(crate) fn nodes(fleet: &FleetName) -> io::Result<BTreeMap<NodeKey, Node>> {
         let candidate = (!is_agent(pid), pid);
         found.entry(key).and_modify(|best| *best = (*best).min(candidate)).or_insert(candidate);
     }
-    let node = |(key, (_, pid)): (NodeKey, (bool, u32))| (key.clone(), node(key, pid));
+    let owner = |pid| variable(pid, OWNER).and_then(|owner| String::from_utf8(owner).ok());
+    let node = |(key, (_, pid)): (NodeKey, (bool, u32))| (key.clone(), node(key, pid, owner(pid)));
     Ok(found.into_iter().map(node).collect())
 }
 
@@ -45,8 +49,8 @@ pub(crate) fn directory_of_agent(pid: u32, key: &NodeKey) -> Option<Option<PathB
 }
 
 /// A node as it is called by its agent's process id.
-pub(crate) fn node(key: NodeKey, pid: u32) -> Node {
-    Node { key, provider_id: format!("pid {pid}") }
+pub(crate) fn node(key: NodeKey, pid: u32, owner: Option<String>) -> Node {
+    Node { owner, ..Node::new(key, format!("pid {pid}")) }
 }
 
 /// Of which node a process is. None for another user's, or one that has just ended.

@@ -58,7 +58,7 @@ impl Rack {
         if over.has(&request.key) {
             return Err(AdapterError::Invalid(format!("life {} is over", request.key)));
         }
-        let node = |name: &str| Node { key: request.key.clone(), provider_id: name.to_owned() };
+        let node = |name: &str| Node::new(request.key.clone(), name);
         let has_it = |m: &Option<Occupied>| m.as_ref().is_some_and(|o| o.key == request.key);
         if let Some((name, _)) = by_name.iter().find(|(_, m)| has_it(m)) {
             return Ok(node(name));
@@ -140,7 +140,7 @@ impl Adapter for Rack {
         let machines = self.lock();
         let used = machines.by_name.iter().filter_map(|(name, m)| m.as_ref().map(|o| (name, &o.key)));
         let ours = used.filter(|(_, key)| key.fleet == *fleet);
-        Ok(ours.map(|(name, key)| Node { key: key.clone(), provider_id: name.clone() }).collect())
+        Ok(ours.map(|(name, key)| Node::new(key.clone(), name.clone())).collect())
     }
 
     fn notices(&self, fleet: &FleetName) -> mpsc::Receiver<Notice> {

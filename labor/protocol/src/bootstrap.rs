@@ -93,7 +93,18 @@ impl BootstrapError {
     }
 }
 
+/// A short name of the Overseer that has these authorities (PEM): 32 hexadecimal digits. Two that
+/// have a fleet of the same name are told apart by it.
+pub fn owner_name(authorities: &str) -> String {
+    blake3::hash(authorities.as_bytes()).to_hex()[..32].to_owned()
+}
+
 impl Bootstrap {
+    /// Whose node it makes: see [`owner_name`].
+    pub fn owner(&self) -> String {
+        owner_name(&self.authorities)
+    }
+
     /// The form that this build writes and reads.
     pub const FORMAT: u32 = 1;
 

@@ -16,7 +16,7 @@ mod secret;
 mod state;
 mod version;
 
-pub use bootstrap::{Bootstrap, BootstrapError, Endpoint, MAX_BOOTSTRAP_BYTES, OnLeaseLost};
+pub use bootstrap::{Bootstrap, BootstrapError, Endpoint, MAX_BOOTSTRAP_BYTES, OnLeaseLost, owner_name};
 pub use call_error::CallErrorCode;
 pub use cause::{BootPhase, Cause};
 pub use error_text::error_text;

@@ -298,6 +298,11 @@ impl ControlPlane {
         self.inner.authority.certificate().to_owned()
     }
 
+    /// By what its nodes are told from those of others.
+    pub(crate) fn owner(&self) -> String {
+        overseer_protocol::owner_name(self.inner.authority.certificate())
+    }
+
     pub(crate) fn is_embedded(&self) -> bool {
         !self.inner.served
     }

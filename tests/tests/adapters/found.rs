@@ -85,7 +85,7 @@ async fn what_is_left_of_a_node_without_its_agent_is_listed_too() {
         .unwrap();
     let mut left = Killed(sleep);
     let local = Local::with_program(labor!());
-    let node = Node { key: key.clone(), provider_id: format!("pid {}", left.0.id()) };
+    let node = Node::new(key.clone(), format!("pid {}", left.0.id()));
     // One that is just becoming another program shows no environment for a moment.
     let listed = eventually("it is listed", async || {
         let found = local.list(&fleet).await.unwrap();

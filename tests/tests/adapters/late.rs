@@ -77,7 +77,7 @@ impl Adapter for Slow {
             inner.nodes.insert(request.key.clone());
             match inner.loses {
                 true => Err(AdapterError::Unknown("the answer was lost".into())),
-                false => Ok(Node { key: request.key.clone(), provider_id: "slow".into() }),
+                false => Ok(Node::new(request.key.clone(), "slow")),
             }
         };
         requests.iter().map(make).collect()
@@ -100,7 +100,7 @@ impl Adapter for Slow {
     async fn list(&self, fleet: &FleetName) -> Result<Vec<Node>, AdapterError> {
         let inner = self.inner.lock();
         let ours = inner.nodes.iter().filter(|key| key.fleet == *fleet);
-        Ok(ours.map(|key| Node { key: key.clone(), provider_id: "slow".into() }).collect())
+        Ok(ours.map(|key| Node::new(key.clone(), "slow")).collect())
     }
 
     fn notices(&self, _: &FleetName) -> mpsc::Receiver<Notice> {

@@ -52,6 +52,24 @@ async fn a_node_that_vanished_is_replaced_and_a_stranger_is_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nodes_of_another_overseer_with_a_fleet_of_that_name_are_left_alone() {
+    let played = Played::start(Mock::new()).await;
+    let labor = played.fleet.start_child().await.unwrap();
+    played.boots(&labor, 1).await;
+    let mut bootstrap = played.mock.requests()[0].bootstrap.clone();
+    bootstrap.authorities = "another's".into();
+    let mut key = played.key(&labor, 1);
+    key.labor = LaborId::new(1, 1);
+    let request = Request { key: key.clone(), bootstrap, resources: Default::default() };
+    played.mock.provision(&[request]).await[0].as_ref().unwrap();
+    assert_eq!(played.fleet.findings().await.unwrap(), []);
+    assert_eq!(twice(&played).await, Pass::default());
+    assert_eq!(played.mock.nodes().len(), 2);
+    played.mock.vanish(&key);
+    played.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_busy_labor_is_not_given_up_for_an_inventory_that_lags_behind() {
     let played = Played::start(Mock::new()).await;
     let labor = played.fleet.start_child().await.unwrap();

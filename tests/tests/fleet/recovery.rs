@@ -160,3 +160,22 @@ async fn labors_of_a_server_that_does_not_come_back_end_by_their_lease() {
     let _ = first.child.wait().await;
     eventually("no process is left", async || processes::of(&scene.fleet).is_empty().then_some(())).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_servers_with_fleets_of_one_name_leave_each_others_labors_alone() {
+    let scene = Scene::new("twins");
+    let mut first = scene.serve(2, 0, 0);
+    let labors = first.says("ready").await;
+    let mut other = Scene::new("twins");
+    other.fleet = scene.fleet.clone();
+    let mut second = other.serve(2, 0, 0);
+    second.says("ready").await;
+    assert_eq!(processes::of(&scene.fleet).iter().filter(|p| p.role == processes::Role::Agent).count(), 4);
+    // Also when one of them has left its labors to the next server.
+    first.kill().await;
+    second.end().await;
+    let mut again = scene.serve(2, 0, 0);
+    assert_eq!(again.says("ready").await, labors);
+    again.end().await;
+    assert_eq!(processes::of(&scene.fleet), [], "processes are left");
+}

@@ -96,7 +96,9 @@ impl Reconciling {
             all.values().flat_map(of).collect()
         };
         let sessions = shared.sessions.lock().values().map(|session| session.life).collect();
-        let nodes = nodes.into_iter().map(|node| of(&node.key)).collect();
+        let owner = self.nodes.plane.owner();
+        let ours = nodes.into_iter().filter(|node| node.may_be_of(&owner));
+        let nodes = ours.map(|node| of(&node.key)).collect();
         Ok(Inventory { labors, nodes, asked_for, sessions, records })
     }
 

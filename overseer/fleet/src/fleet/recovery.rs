@@ -75,7 +75,9 @@ pub(crate) async fn look(
         }
         records.extend(page.into_iter().map(|stored| stored.record));
     }
-    let nodes = inventory(adapter, fleet).await?;
+    let mut nodes = inventory(adapter, fleet).await?;
+    let owner = plane.owner();
+    nodes.retain(|node| node.may_be_of(&owner));
     adapter.adopt(&nodes).await;
     let mut there: BTreeMap<NodeKey, Node> = nodes.into_iter().map(|node| (node.key.clone(), node)).collect();
     let mut left = Left::default();
