@@ -1,10 +1,11 @@
 //! Durable tasks: submitted, lost, tried again, attached to.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use overseer::tasks::{AttemptEnd, Content, TaskRecord};
 use overseer::{
-    Cause, LaborState, Quiet, Retry, SubmitError, Task, TaskError, TaskFailure, TaskOptions, TaskState,
+    Body, Cause, LaborState, Quiet, Retry, SubmitError, Task, TaskError, TaskFailure, TaskOptions, TaskState,
 };
 use overseer_protocol::{CallErrorCode, TaskId};
 use overseer_tests::processes::Role;
@@ -60,13 +61,24 @@ async fn a_task_waits_for_a_labor_and_large_payloads_and_results_go_through_the_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_goes_on_while_its_labor_is_cut_off_and_is_not_run_again() {
     let cables = Cables::new(labor!());
-    let (fleet, labor) = TestFleet::with_one(builder(Quiet, cables.clone())).await;
+    let builder = builder(Quiet, cables.clone()).grace(Duration::from_secs(60));
+    let (fleet, labor) = TestFleet::with_one(builder).await;
     let directory = tempfile::tempdir().unwrap();
     // One that ends after the cut, and one that ends during it.
     for (name, sleeps, ends_meanwhile) in [("after", 1500u64, false), ("during", 300, true)] {
         let path = directory.path().join(name);
+        let mut telemetry = fleet.telemetry();
         let task = fleet.submit("mark", &(&path, sleeps)).await.unwrap();
-        running(&task).await;
+        // Recorded is not yet on its way: the plugin itself says that it has begun.
+        let begun = async {
+            while let Some(batch) = telemetry.next().await {
+                let marks = |body: &Body<'_>| matches!(body, Body::Event { name: "marks", data } if serde_json::from_slice::<PathBuf>(data).is_ok_and(|of| of == path));
+                if batch.iter().any(|record| marks(&record.body)) {
+                    return;
+                }
+            }
+        };
+        within("it has begun", begun).await;
         cables.pull(labor.id());
         within("lost", labor.wait_for(|s| s.state == LaborState::Lost)).await;
         if ends_meanwhile {
@@ -74,7 +86,8 @@ async fn a_task_goes_on_while_its_labor_is_cut_off_and_is_not_run_again() {
         }
         cables.mend(labor.id());
         within("its end", task.result_bytes()).await.unwrap();
-        assert_eq!(task.record().await.unwrap().attempts, 1);
+        let record = task.record().await.unwrap();
+        assert_eq!(record.attempts, 1, "{record:?}");
     }
     assert_eq!(labor.status().generation.0, 1);
     fleet.end().await;

@@ -42,6 +42,7 @@ impl Plugin for Probe {
             "sleep" => std::thread::sleep(Duration::from_millis(decode(payload)?)),
             "mark" => {
                 let (path, ms): (String, u64) = decode(payload)?;
+                context.event("marks", &path);
                 std::thread::sleep(Duration::from_millis(ms));
                 faults::mark(Path::new(&path))?;
             }
