@@ -7,6 +7,7 @@ use overseer_protocol::{Cause, FleetName, Generation, LaborId, LaborState};
 use serde::{Deserialize, Serialize};
 
 use crate::claims::{Claims, NewClaim};
+use crate::core::Life;
 use crate::keyspace::Value;
 use crate::store::{
     Compare, Entry, MAX_OPERATIONS, Operation, Outcome, Revision, Store, StoreError, Transaction,
@@ -98,6 +99,11 @@ impl RecordError {
 const OPERATIONS_OF_AN_INTENT: usize = 3;
 
 impl LaborRecord {
+    /// Its life.
+    pub fn life(&self) -> Life {
+        Life { labor: self.labor, generation: self.generation }
+    }
+
     /// Where it is stored.
     pub fn key(&self) -> String {
         key(&self.fleet, self.labor)

@@ -127,11 +127,6 @@ impl World {
         }
     }
 
-    /// A session breaks for both sides.
-    pub(super) fn cut(&mut self, life: Life) {
-        self.drop_session(life);
-    }
-
     /// The agent gives its session up and dials again.
     pub(super) fn drop_session(&mut self, life: Life) {
         let Some(node) = self.nodes.get_mut(&life) else { return };

@@ -3,23 +3,20 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use overseer::core::Millis;
+use overseer::core::{Millis, Random};
 
 /// Chance from a seed.
 #[derive(Debug, Clone)]
-pub(super) struct Dice(u64);
+pub(super) struct Dice(Random);
 
 impl Dice {
     pub(super) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+        Self(Random::new(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
     }
 
     /// Below `below`, which is not zero.
     pub(super) fn roll(&mut self, below: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % below
+        (self.0.bits() >> 11) % below
     }
 
     /// Once in so many times.

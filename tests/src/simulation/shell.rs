@@ -380,7 +380,7 @@ impl World {
                 self.queue.after(1, at);
             }
             Kind::NodeVanished => self.end_node(life, Cause::OutOfMemory, false),
-            Kind::SessionCut => self.cut(life),
+            Kind::SessionCut => self.drop_session(life),
             Kind::DeafServer | Kind::DeafAgent => {
                 let direction = usize::from(kind == Kind::DeafAgent);
                 if let Some(node) = self.nodes.get_mut(&life) {

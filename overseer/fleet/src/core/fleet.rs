@@ -7,6 +7,7 @@ use std::time::Duration;
 use overseer_protocol::{Cause, Generation, LaborId, LaborState, SessionId};
 
 use super::labor::{Labor, Phase};
+use super::random::Random;
 use super::restart::Intensity;
 use super::{Effect, Escalation, Event, Happening, Life, Millis, Options, WhatNext};
 
@@ -33,7 +34,7 @@ pub struct FleetCore {
     options: Options,
     labors: BTreeMap<LaborId, Labor>,
     restarts: Intensity,
-    random: u64,
+    random: Random,
     stopping: bool,
 }
 
@@ -44,7 +45,7 @@ impl FleetCore {
             options,
             labors: BTreeMap::new(),
             restarts: Intensity::default(),
-            random: seed | 1,
+            random: Random::new(seed),
             stopping: false,
         }
     }
@@ -392,7 +393,7 @@ impl FleetCore {
             }
             return;
         }
-        let random = self.next_random();
+        let random = self.random.bits();
         let delay = match self.labors.get_mut(&life.labor) {
             Some(labor) => {
                 let delay = self.options.backoff.delay(labor.failures, random);
@@ -459,13 +460,5 @@ impl FleetCore {
             labor.deadline = labor.deadline.map(|deadline| deadline.min(by));
         }
         out.push(Effect::State(life, labor.state(), cause));
-    }
-
-    fn next_random(&mut self) -> u64 {
-        // xorshift64: jitter needs no better, and a seed replays it.
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random
     }
 }

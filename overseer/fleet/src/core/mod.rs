@@ -3,6 +3,7 @@
 
 mod fleet;
 mod labor;
+mod random;
 mod reconcile;
 mod restart;
 mod tasks;
@@ -11,6 +12,7 @@ mod tasks;
 mod properties;
 
 pub use fleet::{AtCapacity, FleetCore};
+pub use random::Random;
 pub use reconcile::{Care, Finding, Inventory, Pass, Reconciler};
 pub use restart::{Backoff, Escalation, Restart};
 pub use tasks::{TaskCore, TaskCount, TaskEffect, TaskEvent};

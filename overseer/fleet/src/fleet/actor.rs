@@ -206,12 +206,8 @@ async fn notices(nodes: Arc<Nodes>, actor: ActorRef<FleetMessage>) {
     let mut notices = nodes.adapter.notices(&nodes.shared.name);
     while let Some(notice) = notices.recv().await {
         let event = match notice {
-            Notice::Ended(key, cause) => {
-                Event::Ended(Life { labor: key.labor, generation: key.generation }, cause)
-            }
-            Notice::Going { key, cause, .. } => {
-                Event::Going(Life { labor: key.labor, generation: key.generation }, cause)
-            }
+            Notice::Ended(key, cause) => Event::Ended(Life::from(&key), cause),
+            Notice::Going { key, cause, .. } => Event::Going(Life::from(&key), cause),
         };
         if actor.cast(FleetMessage::Event(event)).is_err() {
             return;
@@ -290,7 +286,7 @@ impl FleetState {
         let embedded = self.nodes.embedded;
         let mut survivors = BTreeSet::new();
         for (record, found) in left.labors {
-            let life = Life { labor: record.labor, generation: record.generation };
+            let life = record.life();
             if found == Found::Running {
                 survivors.insert(life);
             }

@@ -14,6 +14,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use overseer_adapter::NodeKey;
 use overseer_protocol::{Cause, FleetName, LaborId, LaborState, LogStream};
 use ractor::ActorRef;
 use serde::Serialize;
@@ -363,6 +364,12 @@ impl FleetHandle {
 impl Life {
     pub(crate) fn of(identity: &overseer_protocol::Identity) -> Self {
         Self { labor: identity.labor, generation: identity.generation }
+    }
+}
+
+impl From<&NodeKey> for Life {
+    fn from(key: &NodeKey) -> Self {
+        Self { labor: key.labor, generation: key.generation }
     }
 }
 

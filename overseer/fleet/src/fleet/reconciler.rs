@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use overseer_adapter::NodeKey;
 use overseer_protocol::{Cause, LaborState};
 use parking_lot::Mutex;
 use ractor::ActorRef;
@@ -15,7 +14,6 @@ use super::nodes::Nodes;
 use super::recovery::RecoveryError;
 use crate::core::{Care, Event, Finding, Inventory, Life, Pass, Reconciler};
 use crate::labor::LaborShared;
-use crate::records::LaborRecord;
 
 /// Records that are read at once.
 const PAGE: usize = 256;
@@ -82,7 +80,7 @@ impl Reconciling {
             let page = self.nodes.plane.records().list(&shared.name, after, PAGE).await?;
             let Some(last) = page.last() else { break };
             after = Some(last.record.labor);
-            records.extend(page.iter().map(|stored| life_of(&stored.record)));
+            records.extend(page.iter().map(|stored| stored.record.life()));
         }
         // Last, so that what has begun since is known.
         let labors: BTreeMap<Life, LaborState> = ask(&self.actor).await.unwrap_or_default();
@@ -98,7 +96,7 @@ impl Reconciling {
         let sessions = shared.sessions.lock().values().map(|session| session.life).collect();
         let owner = self.nodes.plane.owner();
         let ours = nodes.into_iter().filter(|node| node.may_be_of(&owner));
-        let nodes = ours.map(|node| of(&node.key)).collect();
+        let nodes = ours.map(|node| Life::from(&node.key)).collect();
         Ok(Inventory { labors, nodes, asked_for, sessions, records })
     }
 
@@ -133,12 +131,4 @@ async fn ask(actor: &ActorRef<FleetMessage>) -> Option<BTreeMap<Life, LaborState
     let (send, receive) = ractor::concurrency::oneshot();
     actor.cast(FleetMessage::Lives(send.into())).ok()?;
     receive.await.ok()
-}
-
-fn of(key: &NodeKey) -> Life {
-    Life { labor: key.labor, generation: key.generation }
-}
-
-fn life_of(record: &LaborRecord) -> Life {
-    Life { labor: record.labor, generation: record.generation }
 }

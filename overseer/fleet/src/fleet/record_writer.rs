@@ -185,7 +185,7 @@ mod tests {
         });
         for n in 0..50 {
             let record = record(n);
-            let life = Life { labor: record.labor, generation: record.generation };
+            let life = record.life();
             writer.seed(record.clone());
             writer.enter(life, LaborState::Booting, true, None);
             writer.flush(&*store).await.unwrap();
@@ -207,7 +207,7 @@ mod tests {
         let writer = RecordWriter::new();
         for n in 0..50 {
             let record = record(n);
-            let life = Life { labor: record.labor, generation: record.generation };
+            let life = record.life();
             writer.seed(record.clone());
             writer.enter(life, LaborState::Booting, true, None);
             // Polled once: the store has been asked and its answer is not awaited.

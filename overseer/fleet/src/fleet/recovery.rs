@@ -92,8 +92,7 @@ pub(crate) async fn look(
         };
         left.labors.push((record, found));
     }
-    let life = |key: NodeKey| Life { labor: key.labor, generation: key.generation };
-    left.strangers = there.into_keys().map(life).collect();
+    left.strangers = there.keys().map(Life::from).collect();
     Ok(left)
 }
 

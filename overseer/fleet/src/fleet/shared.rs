@@ -122,8 +122,12 @@ impl FleetShared {
 
     /// The newest session of a life.
     pub(crate) fn session_of(&self, life: Life) -> Option<Arc<Session>> {
-        let sessions = self.sessions.lock();
-        sessions.values().filter(|s| s.life == life).max_by_key(|s| s.id).cloned()
+        let open = self.labors.read().get(&life.labor).and_then(|labor| labor.session.read().clone());
+        open.filter(|session| session.life == life).or_else(|| {
+            // One that takes nothing new any more, such as one that drains.
+            let sessions = self.sessions.lock();
+            sessions.values().filter(|s| s.life == life).max_by_key(|s| s.id).cloned()
+        })
     }
 
     /// A labor has a newer certificate: what it has open may go on until that runs out.

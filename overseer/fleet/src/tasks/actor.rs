@@ -34,7 +34,7 @@ const LAST_WRITES: Duration = Duration::from_secs(10);
 pub(crate) enum TaskMessage {
     Event(TaskEvent),
     /// A task that is in the store.
-    Known(Box<TaskRecord>, Revision, Held),
+    Known(Box<TaskRecord>, Revision, AtWork),
     /// An attempt has a result, which is in the blobs or comes with this.
     Result(Life, TaskId, Attempt, Content, Option<Bytes>),
     Written(Written),
@@ -44,9 +44,9 @@ pub(crate) enum TaskMessage {
 }
 
 /// A payload of a task that is at work, and its place among those that may be.
-pub(crate) struct Held {
+pub(crate) struct AtWork {
     payload: Payload,
-    _place: Assigned,
+    _place: Admitted,
 }
 
 #[derive(Clone)]
@@ -63,12 +63,12 @@ struct Admission {
 }
 
 /// A place among the tasks that are at work, given back when dropped.
-pub(crate) struct Assigned {
+pub(crate) struct Admitted {
     admission: Arc<Admission>,
     bytes: usize,
 }
 
-impl Drop for Assigned {
+impl Drop for Admitted {
     fn drop(&mut self) {
         self.admission.tasks.fetch_sub(1, Ordering::Relaxed);
         self.admission.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
@@ -112,7 +112,7 @@ impl Tasks {
     }
 
     /// A place for one more task.
-    pub(super) fn admit(&self, bytes: usize) -> Result<Assigned, SubmitError> {
+    pub(super) fn admit(&self, bytes: usize) -> Result<Admitted, SubmitError> {
         if self.actor.get_status() >= ractor::ActorStatus::Stopping {
             return Err(Stopped.into());
         }
@@ -125,19 +125,19 @@ impl Tasks {
         }
     }
 
-    fn place(&self, bytes: usize) -> Assigned {
+    fn place(&self, bytes: usize) -> Admitted {
         self.admission.tasks.fetch_add(1, Ordering::Relaxed);
         self.admission.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Assigned { admission: Arc::clone(&self.admission), bytes }
+        Admitted { admission: Arc::clone(&self.admission), bytes }
     }
 
     /// A task that is stored is at work from now on.
-    pub(super) fn known(&self, record: TaskRecord, revision: Revision, payload: Bytes, place: Assigned) {
+    pub(super) fn known(&self, record: TaskRecord, revision: Revision, payload: Bytes, place: Admitted) {
         let payload = match &record.payload {
             Content::Store { .. } => Payload::Inline(payload),
             Content::Blob { digest, .. } => Payload::Blob(digest.clone()),
         };
-        let held = Held { payload, _place: place };
+        let held = AtWork { payload, _place: place };
         let _ = self.actor.cast(TaskMessage::Known(Box::new(record), revision, held));
     }
 
@@ -255,7 +255,7 @@ pub(crate) struct TasksState {
     core: TaskCore,
     shared: Weak<FleetShared>,
     changes: mpsc::UnboundedSender<Change>,
-    held: HashMap<TaskId, Held>,
+    held: HashMap<TaskId, AtWork>,
     /// Results whose record is being written.
     results: HashMap<TaskId, Bytes>,
     waiting: HashMap<TaskId, Vec<oneshot::Sender<()>>>,

@@ -39,7 +39,6 @@ pub(super) async fn describe(slot: &FleetSlot) -> proto::Fleet {
         State::Running { since } => (proto::FleetState::Running, Some(since)),
         State::Stopping { since } => (proto::FleetState::Stopping, Some(since)),
     };
-    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     proto::Fleet {
         name: slot.name.to_string(),
         state: state.into(),
@@ -54,6 +53,10 @@ pub(super) async fn describe(slot: &FleetSlot) -> proto::Fleet {
         pending: snapshot.pending.into_iter().map(str::to_owned).collect(),
         started_ms: since.map_or(0, millis),
     }
+}
+
+fn number(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
 }
 
 fn millis(time: SystemTime) -> u64 {
@@ -127,7 +130,6 @@ impl proto::fleets_server::Fleets for Service {
         let slot = self.server.fleet(&request.fleet).map_err(refuse)?;
         self.to_the_end(async move {
             let done = slot.start(request.labors).await?;
-            let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
             Ok(proto::StartFleetResponse {
                 fleet: Some(describe(&slot).await),
                 started: number(done.started),
@@ -157,7 +159,7 @@ impl proto::fleets_server::Fleets for Service {
         let slot = self.server.fleet(&request.fleet).map_err(refuse)?;
         let labor = optional_id(request.labor.as_ref()).map_err(refuse)?;
         self.to_the_end(async move {
-            let draining = u32::try_from(slot.drain(labor).await?).unwrap_or(u32::MAX);
+            let draining = number(slot.drain(labor).await?);
             Ok(proto::DrainFleetResponse { fleet: Some(describe(&slot).await), draining })
         })
         .await
@@ -195,7 +197,6 @@ impl proto::fleets_server::Fleets for Service {
                 true => Pass { found: fleet.findings().await.map_err(failed)?, ..Pass::default() },
                 false => fleet.reconcile(force).await.map_err(failed)?,
             };
-            let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
             Ok(proto::ReconcileResponse {
                 found: pass.found.iter().map(finding).collect(),
                 acted: pass.act.iter().map(finding).collect(),

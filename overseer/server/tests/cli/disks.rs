@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::ran::Ran;
 use crate::small_disk::SmallDisk;
-use crate::world::{Ran, World, left_in};
+use crate::world::{World, left_in};
 
 const BUILDS: &str =
     "[jobs.build]\nsteps = [\"head -c 3000000 /dev/urandom > big\"]\nartifacts = [\"big\"]\n";

@@ -3,7 +3,7 @@ use crate::world::World;
 #[test]
 fn the_doctor_says_what_is_here() {
     let world = World::new();
-    let report = world.overseer(["doctor", "--json"]).exits(0).documents().remove(0);
+    let report = world.overseer(["doctor", "--json"]).exits(0).document();
     assert_eq!(report["ok"], true);
     let checks = report["checks"].as_array().unwrap();
     let git = checks.iter().find(|c| c["name"] == "git").unwrap();

@@ -9,6 +9,8 @@ mod faults;
 mod floods;
 mod jobs;
 mod mistakes;
+#[path = "../shared/ran.rs"]
+mod ran;
 mod releases;
 // The end-to-end tests' own.
 #[allow(unreachable_pub)]

@@ -77,7 +77,7 @@ fn a_mistake_in_a_manifest_is_shown_with_its_line_and_key() {
         assert!(ran.stderr.contains(part), "{part}: {}", ran.stderr);
     }
     let ran = world.overseer(["release", "pack", "hello", "--json"]).exits(2);
-    let error = ran.documents().remove(0);
+    let error = ran.document();
     assert_eq!((&error["code"], &error["key"]), (&"release.manifest".into(), &"version".into()));
     assert_eq!((error["line"].as_u64(), error["column"].as_u64()), (Some(2), Some(11)));
     // One that is not there has no text to show.
@@ -92,7 +92,7 @@ fn arguments_that_make_no_sense_are_a_document_too() {
     for args in [&["build", "--nodes", "many", "--json"][..], &["doctor", "--json", "x"], &["fly", "--json"]]
     {
         let ran = world.overseer(args).exits(2);
-        let error = ran.documents().remove(0);
+        let error = ran.document();
         assert_eq!((&error["event"], &error["code"]), (&"error".into(), &"usage".into()), "{args:?}");
         assert!(ran.stderr.contains("error:"), "{}", ran.stderr);
     }

@@ -14,21 +14,20 @@ fn directory(world: &World) {
 fn a_release_is_packed_signed_inspected_and_verified() {
     let world = World::new();
     directory(&world);
-    let made = world.overseer(["release", "keygen", "me", "--json"]).exits(0).documents().remove(0);
+    let made = world.overseer(["release", "keygen", "me", "--json"]).exits(0).document();
     assert_eq!(world.path("me.key").metadata().unwrap().permissions().mode() & 0o777, 0o600);
     let packed = world.overseer(["release", "pack", "hello", "--key", "me.key", "--json"]).exits(0);
-    let packed = packed.documents().remove(0);
+    let packed = packed.document();
     assert_eq!(packed["signed_by"], made["public_key"]);
     let file = "hello-1.2.3.release";
-    let inspected = world.overseer(["release", "inspect", file, "--json"]).exits(0).documents().remove(0);
+    let inspected = world.overseer(["release", "inspect", file, "--json"]).exits(0).document();
     assert_eq!(inspected["id"], packed["id"]);
     assert_eq!(inspected["manifest"]["version"], "1.2.3");
     let text = world.overseer(["release", "inspect", file]).exits(0).stdout;
     assert!(text.contains("run.sh") && text.contains("1.2.3"), "{text}");
     world.overseer(["release", "verify", file, "--trust", "me.pub"]).exits(0);
     let key = made["public_key"].as_str().unwrap();
-    let verdict =
-        world.overseer(["release", "verify", file, "--trust", key, "--json"]).exits(0).documents().remove(0);
+    let verdict = world.overseer(["release", "verify", file, "--trust", key, "--json"]).exits(0).document();
     assert_eq!((&verdict["ok"], &verdict["signed_by"]), (&true.into(), &made["public_key"]));
 }
 
@@ -41,7 +40,7 @@ fn a_release_of_somebody_else_is_refused_and_a_damaged_one_too() {
     }
     world.overseer(["release", "pack", "hello", "--key", "me.key", "--out", "r"]).exits(0);
     let verdict = world.overseer(["release", "verify", "r", "--trust", "other.pub", "--json"]).exits(1);
-    let verdict = verdict.documents().remove(0);
+    let verdict = verdict.document();
     assert_eq!(verdict["ok"], false);
     assert!(verdict["code"].as_str().unwrap().starts_with("release."), "{verdict}");
     world.overseer(["release", "pack", "hello", "--out", "unsigned"]).exits(0);
@@ -62,7 +61,7 @@ fn a_program_is_packed_without_a_directory() {
     let more = ["--arg=--loud", "--env", "A=b", "--file", "share/extra=extra"];
     world.overseer(args.iter().chain(&more)).exits(0);
     let inspected = world.overseer(["release", "inspect", "run-0.1.0.release", "--json"]).exits(0);
-    let inspected = inspected.documents().remove(0);
+    let inspected = inspected.document();
     assert_eq!(inspected["manifest"]["args"][0], "--loud");
     assert_eq!(inspected["manifest"]["environment"]["A"], "b");
     assert!(inspected["entries"].to_string().contains("share/extra"));

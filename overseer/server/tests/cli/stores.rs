@@ -25,7 +25,7 @@ fn data(world: &World) -> DataDir {
 }
 
 fn check(world: &World, code: i32) -> Value {
-    world.overseer(["store", "check", "--data", "data", "--json"]).exits(code).documents().remove(0)
+    world.overseer(["store", "check", "--data", "data", "--json"]).exits(code).document()
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn what_was_exported_is_imported_into_a_new_place_only() {
     assert_eq!(fs::metadata(world.path("all.export")).unwrap().permissions().mode() & 0o777, 0o600);
     let import = |file: &str, to: &str, code| {
         let ran = world.overseer(["store", "import", file, "--data", to, "--json"]).exits(code);
-        ran.documents().remove(0)
+        ran.document()
     };
     assert_eq!(import("all.export", "new", 0)["entries"], 2);
     world.overseer(["store", "check", "--data", "new"]).exits(0);
@@ -89,7 +89,7 @@ fn what_was_exported_is_imported_into_a_new_place_only() {
 
 fn serve(world: &World) -> Value {
     fs::write(world.path("overseer.toml"), "[server]\ndata = \"data\"\nsocket = \"run/s\"\n").unwrap();
-    world.overseer(["serve", "--json"]).documents().remove(0)
+    world.overseer(["serve", "--json"]).document()
 }
 
 /// What is damaged is told in the same way by the check and by a server, and left as it was.
@@ -192,7 +192,7 @@ fn a_full_disk_is_named_and_nothing_half_made_is_left_on_it() {
         &["store", "export", "small/x.export", "--data", "data"][..],
         &["store", "import", "all.export", "--data", "small/data"],
     ] {
-        let error = world.overseer(args.iter().copied().chain(["--json"])).exits(3).documents().remove(0);
+        let error = world.overseer(args.iter().copied().chain(["--json"])).exits(3).document();
         assert!(["export.io", "store.not_writable"].contains(&error["code"].as_str().unwrap()), "{error}");
         assert!(error["message"].as_str().unwrap().contains("small"), "{error}");
         assert_eq!(fs::read_dir(world.path("small")).unwrap().count(), 0, "{args:?}");

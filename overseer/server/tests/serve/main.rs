@@ -5,6 +5,8 @@ mod api;
 mod commands;
 mod lifecycle;
 mod mistakes;
+#[path = "../shared/ran.rs"]
+mod ran;
 mod reconcile;
 mod reload;
 mod restarts;

@@ -5,6 +5,7 @@
 //! most one write on its way, and nothing is decided about it before that has come back, but what
 //! is heard meanwhile is kept.
 
+mod event;
 mod judge;
 mod labors;
 
@@ -15,8 +16,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use overseer_protocol::{Attempt, Cause, LaborId, SessionId, TaskId};
 
+pub use self::event::{TaskEffect, TaskEvent};
 use self::judge::{Verdict, judge};
 use self::labors::Labors;
+use super::random::Random;
 use super::restart::Backoff;
 use super::{Life, Millis};
 use crate::store::Revision;
@@ -24,95 +27,6 @@ use crate::tasks::{AttemptEnd, Content, PastAttempt, TaskFailure, TaskRecord, Ta
 
 /// How long after its run deadline an answer may still be on its way.
 const MARGIN: Millis = 30_000;
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq)]
-pub enum TaskEvent {
-    /// A task is in the store: a new one, or one that was found there.
-    Known(Box<TaskRecord>, Revision),
-    /// A labor takes so many tasks at once over this session.
-    Opened {
-        /// Whose.
-        life: Life,
-        /// The session.
-        session: SessionId,
-        /// Tasks at once.
-        places: usize,
-    },
-    /// What an agent has of tasks, said when its session began; what it does not name it never
-    /// got, or has forgotten.
-    Held {
-        /// Whose.
-        life: Life,
-        /// Its session.
-        session: SessionId,
-        /// Attempts that run, wait or have a result there.
-        attempts: Vec<(TaskId, Attempt)>,
-    },
-    /// No new tasks for this labor; those that it has may come to their end.
-    Closed(Life),
-    /// That life is over.
-    Gone(Life, Cause),
-    /// Only these lives are left of those that the store knew: said once, after a start.
-    Survivors(BTreeSet<Life>),
-    /// The write of a task has come back.
-    Stored(TaskId, Revision),
-    /// The session did not take it.
-    NotSent(TaskId, Attempt),
-    /// An attempt has ended. The result's bytes are where its content says.
-    Answered {
-        /// By whom.
-        life: Life,
-        /// Of which task.
-        task: TaskId,
-        /// Of which attempt.
-        attempt: Attempt,
-        /// A result, or why there is none.
-        end: Result<Content, AttemptEnd>,
-    },
-    /// It is not wanted any more.
-    Cancel(TaskId),
-    /// A deadline may have passed.
-    Tick,
-}
-
-/// What is to be done, in order.
-#[derive(Debug, Clone, PartialEq)]
-pub enum TaskEffect {
-    /// Write this record in place of the one of that revision; [`TaskEvent::Stored`] follows.
-    Store(Box<TaskRecord>, Revision),
-    /// Give this attempt to the labor.
-    Send {
-        /// Which task.
-        task: TaskId,
-        /// Which attempt.
-        attempt: Attempt,
-        /// To whom.
-        life: Life,
-        /// Over which session.
-        session: SessionId,
-    },
-    /// Ask the labor to end it; an answer follows.
-    Cancel {
-        /// Which task.
-        task: TaskId,
-        /// Which attempt.
-        attempt: Attempt,
-        /// Who has it.
-        life: Life,
-    },
-    /// The labor may forget the attempt; where it still runs, it ends it.
-    Forget {
-        /// Which task.
-        task: TaskId,
-        /// Which attempt.
-        attempt: Attempt,
-        /// Who has it.
-        life: Life,
-    },
-    /// The task is over and stored; whoever waits for it is told.
-    Over(Box<TaskRecord>),
-}
 
 /// How many tasks are where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -137,7 +51,7 @@ pub struct TaskCore {
     /// At most one for each task.
     timers: BTreeSet<(Millis, TaskId)>,
     labors: Labors,
-    random: u64,
+    random: Random,
 }
 
 #[derive(Debug)]
@@ -176,7 +90,7 @@ impl TaskCore {
             alone: BTreeSet::new(),
             timers: BTreeSet::new(),
             labors: Labors::default(),
-            random: seed | 1,
+            random: Random::new(seed),
         }
     }
 
@@ -290,7 +204,7 @@ impl TaskCore {
             }
             if held.contains(&(id, Attempt(task.record.attempts))) {
                 *had = Some(session);
-                let expires = task.record.run_ms.map(|run| now.saturating_add(run).saturating_add(MARGIN));
+                let expires = expires(now, &task.record);
                 if task.record.cancelled {
                     out.push(TaskEffect::Cancel { task: id, attempt: Attempt(task.record.attempts), life });
                 }
@@ -353,7 +267,7 @@ impl TaskCore {
             }
             Phase::Starting { life, session } => {
                 task.phase = Phase::Running { life, session: Some(session) };
-                let expires = task.record.run_ms.map(|run| now.saturating_add(run).saturating_add(MARGIN));
+                let expires = expires(now, &task.record);
                 self.set_timer(id, expires);
                 out.push(TaskEffect::Send { task: id, attempt, life, session });
             }
@@ -406,7 +320,7 @@ impl TaskCore {
 
     /// The present attempt is over without a result.
     fn ended(&mut self, now: Millis, id: TaskId, end: AttemptEnd, out: &mut Vec<TaskEffect>) {
-        let random = self.next_random();
+        let random = self.random.bits();
         let Some(task) = self.tasks.get_mut(&id) else { return };
         let life = match task.phase {
             Phase::Starting { life, .. } | Phase::Running { life, .. } => life,
@@ -581,15 +495,13 @@ impl TaskCore {
         }
     }
 
-    fn next_random(&mut self) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random
-    }
-
     /// Labors that have tasks or take them, with how many and how many at most.
     pub fn places(&self) -> Vec<(LaborId, usize, usize)> {
         self.labors.places()
     }
+}
+
+/// When an attempt that runs from now on must have been answered.
+fn expires(now: Millis, record: &TaskRecord) -> Option<Millis> {
+    record.run_ms.map(|run| now.saturating_add(run).saturating_add(MARGIN))
 }

@@ -38,7 +38,7 @@ enum Order {
 }
 
 struct World {
-    random: u64,
+    random: Random,
     now: Millis,
     core: TaskCore,
     /// What survives the server.
@@ -59,7 +59,7 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let mut world = Self {
-            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            random: Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             now: 1_000,
             core: TaskCore::new(Backoff::default(), seed),
             store: BTreeMap::new(),
@@ -81,10 +81,7 @@ impl World {
     }
 
     fn roll(&mut self, below: u64) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random % below
+        self.random.bits() % below
     }
 
     fn count(&mut self, what: &'static str) {
@@ -191,7 +188,7 @@ impl World {
         for node in self.nodes.values_mut() {
             node.cut();
         }
-        self.core = TaskCore::new(Backoff::default(), self.random);
+        self.core = TaskCore::new(Backoff::default(), self.random.bits());
         self.told.clear();
         for (record, revision) in self.store.clone().into_values() {
             self.event(TaskEvent::Known(Box::new(record), revision));
