@@ -213,6 +213,11 @@ impl Labor {
         self.shared.facts.read().clone()
     }
 
+    /// Calls and attempts of tasks that it has and has not answered yet.
+    pub fn open_calls(&self) -> usize {
+        self.shared.session.read().as_ref().map_or(0, |session| session.open_calls())
+    }
+
     /// Its states so far, oldest first, the last [`HISTORY`] of them.
     pub fn history(&self) -> Vec<HistoryEntry> {
         self.shared.history.lock().iter().cloned().collect()

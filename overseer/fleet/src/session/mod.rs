@@ -118,7 +118,12 @@ impl Session {
     /// Open calls for each place in the plugin, in thousandths: what "least loaded" compares.
     pub(crate) fn load(&self) -> usize {
         let places = self.concurrency.load(Ordering::Relaxed).max(1) as usize;
-        self.open_calls.load(Ordering::Relaxed) * 1000 / places
+        self.open_calls() * 1000 / places
+    }
+
+    /// Calls without an answer yet.
+    pub(crate) fn open_calls(&self) -> usize {
+        self.open_calls.load(Ordering::Relaxed)
     }
 
     /// Sends a call; `reply` gets exactly one answer.

@@ -8,6 +8,7 @@ mod apply;
 mod check;
 mod file;
 mod leases;
+mod log;
 mod migrate;
 mod queue;
 mod tables;
@@ -27,9 +28,9 @@ use async_trait::async_trait;
 use parking_lot::RwLock;
 use tokio::sync::mpsc;
 
-use self::apply::LogBounds;
 use self::file::Place;
 use self::leases::Leases;
+use self::log::{Log, LogBounds};
 use self::queue::{Queue, Request};
 use self::writer::Writer;
 use crate::store::{
@@ -37,9 +38,9 @@ use crate::store::{
 };
 
 /// Changes that a watch may lag behind, at least, unless they are large.
-const LOG_CHANGES: u64 = 8192;
-/// Bytes of changes that are kept for watches.
-const LOG_BYTES: u64 = 16 << 20;
+const LOG_CHANGES: u64 = 4096;
+/// Bytes of changes that are kept in memory for watches.
+const LOG_BYTES: u64 = 4 << 20;
 /// Ranges of more entries than this are read on a blocking thread.
 const INLINE_RANGE: usize = 128;
 
@@ -76,7 +77,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// 4 MiB of cache, 8192 changes or 16 MiB of them.
+    /// 4 MiB of cache, 4096 changes or 4 MiB of them.
     pub fn new(durability: Durability) -> Self {
         Self {
             durability,
@@ -103,6 +104,8 @@ struct Shared {
     place: Place,
     /// The error is what to answer while the file is closed after a fault.
     database: RwLock<Result<Database, StoreError>>,
+    /// What watches read.
+    log: RwLock<Log>,
     /// The last revision; nothing once the store is closed.
     published: tokio::sync::watch::Sender<Option<u64>>,
 }
@@ -202,8 +205,10 @@ impl RedbStore {
     fn start(place: Place, options: Options) -> Result<Self, StoreError> {
         let opened = place.open()?;
         let leases = read_leases(&opened.database, options.clock.now()).map_err(|e| place.fault(e))?;
+        let bounds = LogBounds { changes: options.log_changes, bytes: options.log_bytes };
         let shared = Arc::new(Shared {
             place,
+            log: RwLock::new(Log::behind(Revision(opened.state.revision), bounds)),
             database: RwLock::new(Ok(opened.database)),
             published: tokio::sync::watch::Sender::new(Some(opened.state.revision)),
         });
@@ -212,7 +217,6 @@ impl RedbStore {
             shared: shared.clone(),
             queue: queue.clone(),
             clock: options.clock.clone(),
-            bounds: LogBounds { changes: options.log_changes, bytes: options.log_bytes },
             state: opened.state,
             leases,
             troubled: false,

@@ -72,6 +72,7 @@ fn labor(labor: &Labor) -> proto::Labor {
         cause: status.cause.as_ref().map(cause),
         since_ms: labor.history().last().map_or(0, |entry| entry.at_ms),
         host: labor.facts().map(|facts| facts.host.to_string()).unwrap_or_default(),
+        open: number(labor.open_calls()),
     }
 }
 

@@ -195,6 +195,7 @@ struct LaborDocument {
     since_ms: u64,
     #[serde(skip_serializing_if = "String::is_empty")]
     host: String,
+    open: u32,
 }
 
 /// An event, as JSON.
@@ -246,6 +247,7 @@ fn labor(labor: proto::Labor) -> LaborDocument {
         cause: labor.cause.map(cause),
         since_ms: labor.since_ms,
         host: labor.host,
+        open: labor.open,
     }
 }
 

@@ -154,7 +154,9 @@ pub(super) async fn attach(
     json: bool,
 ) -> Result<Exit, Failure> {
     let request = AttachTaskRequest { task, fleet };
+    let task = request.task.clone();
     let mut pieces = client.attach(request).await.map_err(|s| understand(&s))?.into_inner();
+    tracing::info!(task, "attached");
     let (mut done, mut result) = (None, Vec::new());
     while let Some(piece) = pieces.message().await.map_err(|s| understand(&s))? {
         match piece.what {

@@ -1,7 +1,5 @@
 //! What any gRPC client finds at the socket: health and reflection.
 
-use std::time::Duration;
-
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
@@ -50,12 +48,13 @@ async fn it_says_whether_it_serves_and_what() {
         assert!(names.contains(&format!("overseer.control.v1.{service}")), "{names:?}");
     }
     // While an open call may finish, nobody should send another.
-    let mut call = Serving::start(world.command(["call", &world.fleet("a"), "sleep", "1500"]));
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut call = Serving::start(world.command(["call", &world.fleet("a"), "wait_file", &world.gate("go")]));
+    world.wait_open("a", 1);
     serving.signal(rustix::process::Signal::TERM);
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    world.wait_stopping("a");
     let request = HealthCheckRequest { service: String::new() };
     let answer = HealthClient::new(channel).check(request).await.unwrap().into_inner();
     assert_eq!(answer.status(), ServingStatus::NotServing);
+    world.go("go");
     assert_eq!((call.end(), serving.end()), (0, 0));
 }

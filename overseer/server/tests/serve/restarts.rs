@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::world::World;
+use crate::world::{LONG, Serving, World};
 
 /// Id and generation of each labor, and the process of its plugin host.
 fn lives(world: &World, fleet: &str) -> BTreeSet<(String, u64, u64)> {
@@ -51,9 +51,8 @@ fn a_call_that_is_open_when_the_server_leaves_is_told_and_its_labor_goes_on() {
     let mut serving = world.serve();
     world.wait_ready("web", 1);
     let before = lives(&world, "web");
-    let mut call =
-        crate::world::Serving::start(world.command(["call", &world.fleet("web"), "sleep", "20000"]));
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    let mut call = Serving::start(world.command(["call", &world.fleet("web"), "wait_cancel", LONG]));
+    world.wait_open("web", 1);
     serving.signal(Signal::TERM);
     assert_eq!((call.end(), serving.end()), (3, 0));
     let serving = world.serve();

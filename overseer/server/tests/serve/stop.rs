@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::world::{Serving, World};
+use crate::world::{LONG, Serving, World};
 
 #[test]
 fn an_open_call_may_finish_and_nothing_new_begins() {
@@ -14,12 +14,13 @@ fn an_open_call_may_finish_and_nothing_new_begins() {
     let mut serving = world.serve();
     world.wait_ready("a", 1);
     let a = world.fleet("a");
-    let mut call = Serving::start(world.command(["call", &a, "sleep", "1500"]));
-    std::thread::sleep(Duration::from_millis(300));
+    let mut call = Serving::start(world.command(["call", &a, "wait_file", &world.gate("go")]));
+    world.wait_open("a", 1);
     serving.signal(Signal::TERM);
-    std::thread::sleep(Duration::from_millis(200));
+    world.wait_stopping("a");
     let refused = world.overseer(["call", &a, "echo", "1", "--json"]).exits(3).document();
     assert_eq!(refused["code"], "server.stopping");
+    world.go("go");
     assert_eq!(call.end(), 0);
     assert_eq!(serving.end(), 0);
     assert!(world.nodes().is_empty());
@@ -31,8 +32,8 @@ fn a_call_that_takes_longer_than_the_grace_is_cut_off() {
     world.configure("on_stop = \"end\"\ngrace = \"300ms\"", &[("a", "deadlines = { stop = \"1s\" }")]);
     let mut serving = world.serve();
     world.wait_ready("a", 1);
-    let mut call = Serving::start(world.command(["call", &world.fleet("a"), "wait_cancel", "25000"]));
-    std::thread::sleep(Duration::from_millis(300));
+    let mut call = Serving::start(world.command(["call", &world.fleet("a"), "wait_cancel", LONG]));
+    world.wait_open("a", 1);
     serving.signal(Signal::INT);
     assert_eq!(call.end(), 3);
     assert_eq!(serving.end(), 0);
@@ -45,10 +46,10 @@ fn a_second_signal_ends_it_at_once() {
     world.configure("on_stop = \"end\"\ngrace = \"1h\"", &[("a", "")]);
     let mut serving = world.serve();
     world.wait_ready("a", 1);
-    let _call = Serving::start(world.command(["call", &world.fleet("a"), "sleep", "20000"]));
-    std::thread::sleep(Duration::from_millis(300));
+    let _call = Serving::start(world.command(["call", &world.fleet("a"), "wait_cancel", LONG]));
+    world.wait_open("a", 1);
     serving.signal(Signal::TERM);
-    std::thread::sleep(Duration::from_millis(200));
+    world.wait_stopping("a");
     serving.signal(Signal::TERM);
     assert_eq!(serving.end(), 143);
 }

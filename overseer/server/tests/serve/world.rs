@@ -19,7 +19,9 @@ use tempfile::TempDir;
 use crate::ran::Ran;
 
 /// Longest wait for anything.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Milliseconds that a call runs which is to be ended otherwise: longer than [`PATIENCE`].
+pub(crate) const LONG: &str = "250000";
 
 pub(crate) struct World {
     directory: TempDir,
@@ -106,6 +108,40 @@ impl World {
             let shown = self.ask(["fleet", "show", &name]);
             shown["ready"] == labors && shown["labors"] == labors
         });
+    }
+
+    /// Waits until so many calls and tasks are open at a fleet's labors.
+    pub(crate) fn wait_open(&self, fleet: &str, calls: u64) {
+        let name = self.fleet(fleet);
+        eventually(&format!("{calls} calls of {fleet} are open"), || {
+            let children = self.ask(["fleet", "show", &name])["children"].clone();
+            let open = children.as_array().unwrap().iter().map(|labor| labor["open"].as_u64().unwrap());
+            open.sum::<u64>() == calls
+        });
+    }
+
+    /// Waits until the server takes nothing new; the error that says so.
+    pub(crate) fn wait_stopping(&self, fleet: &str) -> Value {
+        let name = self.fleet(fleet);
+        let mut refused = Value::Null;
+        eventually("the server is stopping", || {
+            let ran = self.overseer(["call", &name, "echo", "1", "--json"]);
+            if ran.code == 3 {
+                refused = ran.document();
+            }
+            refused["code"] == "server.stopping"
+        });
+        refused
+    }
+
+    /// An argument for the probe's `wait_file`: it ends once [`World::go`] is said of it.
+    pub(crate) fn gate(&self, name: &str) -> String {
+        format!("{:?}", self.path(name).to_str().unwrap())
+    }
+
+    /// Lets calls and tasks end that wait for this.
+    pub(crate) fn go(&self, name: &str) {
+        fs::write(self.path(name), "").unwrap();
     }
 
     /// Processes of this world's nodes.

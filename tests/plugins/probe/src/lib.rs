@@ -40,6 +40,13 @@ impl Plugin for Probe {
         match method {
             "echo" => return Ok(payload.to_vec()),
             "sleep" => std::thread::sleep(Duration::from_millis(decode(payload)?)),
+            "wait_file" => {
+                let path: String = decode(payload)?;
+                context.event("waits", &());
+                while !Path::new(&path).exists() {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
             "mark" => {
                 let (path, ms): (String, u64) = decode(payload)?;
                 context.event("marks", &path);

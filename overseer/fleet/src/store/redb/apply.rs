@@ -1,9 +1,10 @@
 //! One transaction, or the end of one lease, done to the tables of an open write transaction.
 
 use ::redb::{ReadableTable, StorageError};
+use bytes::Bytes;
 
 use super::tables::{self, State, Tables};
-use crate::store::{Compare, LeaseId, Operation, Revision, Transaction};
+use crate::store::{Change, Compare, Entry, LeaseId, Operation, Revision, Transaction};
 
 /// How a transaction ended inside a group that is not committed yet.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,17 +17,18 @@ pub(super) enum Applied {
     NoLease(LeaseId),
 }
 
-/// How much of the log is kept.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct LogBounds {
-    pub(super) changes: u64,
-    pub(super) bytes: u64,
+/// What a group has done so far.
+#[derive(Debug)]
+pub(super) struct Progress {
+    pub(super) state: State,
+    /// For watches, in order.
+    pub(super) changes: Vec<Change>,
 }
 
 /// Checks everything before it writes anything.
 pub(super) fn transaction(
     tables: &mut Tables<'_>,
-    state: &mut State,
+    progress: &mut Progress,
     transaction: &Transaction,
     runs: impl Fn(LeaseId) -> bool,
 ) -> Result<Applied, ::redb::Error> {
@@ -42,20 +44,20 @@ pub(super) fn transaction(
     if let Some(lease) = leases.into_iter().find(|l| !runs(*l)) {
         return Ok(Applied::NoLease(lease));
     }
-    state.revision += 1;
-    for (index, operation) in transaction.operations.iter().enumerate() {
+    progress.state.revision += 1;
+    for operation in &transaction.operations {
         match operation {
-            Operation::Put(key, value, lease) => put(tables, state, index, key, value, *lease)?,
-            Operation::Delete(key) => delete(tables, state, index, key)?,
+            Operation::Put(key, value, lease) => put(tables, progress, key, value, *lease)?,
+            Operation::Delete(key) => delete(tables, progress, key)?,
         }
     }
-    Ok(Applied::Written(Revision(state.revision)))
+    Ok(Applied::Written(Revision(progress.state.revision)))
 }
 
 /// Removes a lease and its keys; a lease with keys takes one revision.
 pub(super) fn end_lease(
     tables: &mut Tables<'_>,
-    state: &mut State,
+    progress: &mut Progress,
     lease: LeaseId,
 ) -> Result<(), ::redb::Error> {
     if tables.leases.remove(lease.0)?.is_none() {
@@ -69,39 +71,10 @@ pub(super) fn end_lease(
         .map(|row| row.map(|(_, key)| key))
         .collect::<Result<Vec<_>, StorageError>>()?;
     if !keys.is_empty() {
-        state.revision += 1;
+        progress.state.revision += 1;
     }
-    for (index, key) in keys.iter().enumerate() {
-        delete(tables, state, index, key)?;
-    }
-    Ok(())
-}
-
-/// Drops the oldest revisions of the log when it is a quarter over its bounds, so that not every
-/// commit touches both of its ends.
-pub(super) fn compact(
-    tables: &mut Tables<'_>,
-    state: &mut State,
-    bounds: LogBounds,
-) -> Result<(), ::redb::Error> {
-    let over = |have: u64, bound: u64| have > bound.saturating_add(bound / 4);
-    if !over(state.log_changes, bounds.changes) && !over(state.log_bytes, bounds.bytes) {
-        return Ok(());
-    }
-    loop {
-        let first = tables.log.first()?.map(|(key, value)| (key.value().0, value.value().len() as u64));
-        let Some((revision, bytes)) = first else {
-            break;
-        };
-        // A revision goes as a whole: a watch never sees a part of a transaction.
-        let bounded = state.log_changes <= bounds.changes && state.log_bytes <= bounds.bytes;
-        if bounded && revision > state.compacted {
-            break;
-        }
-        tables.log.pop_first()?;
-        state.compacted = revision;
-        state.log_changes = state.log_changes.saturating_sub(1);
-        state.log_bytes = state.log_bytes.saturating_sub(bytes);
+    for key in &keys {
+        delete(tables, progress, key)?;
     }
     Ok(())
 }
@@ -118,13 +91,13 @@ fn holds(tables: &Tables<'_>, compare: &Compare) -> Result<bool, ::redb::Error> 
 
 fn put(
     tables: &mut Tables<'_>,
-    state: &mut State,
-    index: usize,
+    progress: &mut Progress,
     key: &str,
-    value: &[u8],
+    value: &Bytes,
     lease: Option<LeaseId>,
 ) -> Result<(), ::redb::Error> {
-    let entry = tables::encode_entry(state.revision, lease, value);
+    let revision = Revision(progress.state.revision);
+    let entry = tables::encode_entry(revision.0, lease, value);
     let old = tables.data.insert(key, entry.as_slice())?;
     let old_lease = old.map(|old| tables::entry_head(old.value())).transpose()?.and_then(|(_, lease)| lease);
     if old_lease != lease {
@@ -135,10 +108,12 @@ fn put(
             tables.lease_keys.insert((new.0, key), ())?;
         }
     }
-    log(tables, state, index, key, Some(&entry))
+    let entry = Entry { key: key.to_owned(), value: value.clone(), revision, lease };
+    progress.changes.push(Change::Put(entry));
+    Ok(())
 }
 
-fn delete(tables: &mut Tables<'_>, state: &mut State, index: usize, key: &str) -> Result<(), ::redb::Error> {
+fn delete(tables: &mut Tables<'_>, progress: &mut Progress, key: &str) -> Result<(), ::redb::Error> {
     let Some(old) = tables.data.remove(key)? else {
         return Ok(());
     };
@@ -147,19 +122,6 @@ fn delete(tables: &mut Tables<'_>, state: &mut State, index: usize, key: &str) -
     if let Some(lease) = lease {
         tables.lease_keys.remove((lease.0, key))?;
     }
-    log(tables, state, index, key, None)
-}
-
-fn log(
-    tables: &mut Tables<'_>,
-    state: &mut State,
-    index: usize,
-    key: &str,
-    entry: Option<&[u8]>,
-) -> Result<(), ::redb::Error> {
-    let change = tables::encode_change(key, entry);
-    state.log_changes += 1;
-    state.log_bytes += change.len() as u64;
-    tables.log.insert((state.revision, index as u32), change.as_slice())?;
+    progress.changes.push(Change::Deleted(key.to_owned(), Revision(progress.state.revision)));
     Ok(())
 }

@@ -3,11 +3,11 @@
 use ::redb::{ReadOnlyTable, ReadTransaction, Table, TableDefinition, WriteTransaction};
 use bytes::Bytes;
 
-use crate::store::{Change, Entry, LeaseId, Revision};
+use crate::store::{Entry, LeaseId, Revision};
 
 /// Form of the tables below and of what the entries are; a file of a larger one is refused, one of
 /// a smaller one is raised by [`super::migrate`].
-pub(super) const SCHEMA: u64 = 1;
+pub(super) const SCHEMA: u64 = 2;
 
 /// key → revision, lease (0 for none), value.
 pub(super) const DATA: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("data");
@@ -17,8 +17,6 @@ pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("
 pub(super) const LEASES: TableDefinition<'_, u64, u64> = TableDefinition::new("leases");
 /// Which keys end with a lease.
 pub(super) const LEASE_KEYS: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("lease_keys");
-/// (revision, index in the transaction) → change.
-pub(super) const LOG: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("log");
 
 const SCHEMA_ROW: &str = "schema";
 const STATE_ROW: &str = "state";
@@ -30,37 +28,28 @@ pub(super) struct State {
     pub(super) revision: u64,
     /// The last lease that was granted.
     pub(super) lease: u64,
-    /// The log holds nothing up to this revision.
-    pub(super) compacted: u64,
-    /// Changes in the log.
-    pub(super) log_changes: u64,
-    /// Bytes in the log.
-    pub(super) log_bytes: u64,
     /// Grows with each commit of the file: tells after a failed one whether it took place.
     pub(super) commit: u64,
 }
 
 impl State {
-    fn to_bytes(self) -> [u8; 48] {
-        let fields =
-            [self.revision, self.lease, self.compacted, self.log_changes, self.log_bytes, self.commit];
-        let mut bytes = [0; 48];
-        for (place, field) in bytes.chunks_exact_mut(8).zip(fields) {
+    fn to_bytes(self) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        for (place, field) in bytes.chunks_exact_mut(8).zip([self.revision, self.lease, self.commit]) {
             place.copy_from_slice(&field.to_le_bytes());
         }
         bytes
     }
 
+    /// Those of schema 1 have the bounds of a log between the lease and the commit.
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let mut fields = [0; 6];
-        if bytes.len() != 48 {
-            return None;
+        let fields = bytes.chunks_exact(8).map(number).collect::<Option<Vec<_>>>()?;
+        match (fields.as_slice(), bytes.len()) {
+            ([revision, lease, commit], 24) | ([revision, lease, _, _, _, commit], 48) => {
+                Some(Self { revision: *revision, lease: *lease, commit: *commit })
+            }
+            _ => None,
         }
-        for (field, place) in fields.iter_mut().zip(bytes.chunks_exact(8)) {
-            *field = number(place)?;
-        }
-        let [revision, lease, compacted, log_changes, log_bytes, commit] = fields;
-        Some(Self { revision, lease, compacted, log_changes, log_bytes, commit })
     }
 }
 
@@ -69,7 +58,6 @@ pub(super) struct Tables<'t> {
     pub(super) data: Table<'t, &'static str, &'static [u8]>,
     pub(super) leases: Table<'t, u64, u64>,
     pub(super) lease_keys: Table<'t, (u64, &'static str), ()>,
-    pub(super) log: Table<'t, (u64, u32), &'static [u8]>,
     meta: Table<'t, &'static str, &'static [u8]>,
 }
 
@@ -80,7 +68,6 @@ impl<'t> Tables<'t> {
             data: write.open_table(DATA)?,
             leases: write.open_table(LEASES)?,
             lease_keys: write.open_table(LEASE_KEYS)?,
-            log: write.open_table(LOG)?,
             meta: write.open_table(META)?,
         })
     }
@@ -140,38 +127,6 @@ pub(super) fn entry_head(bytes: &[u8]) -> Result<(Revision, Option<LeaseId>), ::
 pub(super) fn decode_entry(key: &str, bytes: &[u8]) -> Result<Entry, ::redb::Error> {
     let (revision, lease) = entry_head(bytes)?;
     Ok(Entry { key: key.to_owned(), value: Bytes::copy_from_slice(&bytes[16..]), revision, lease })
-}
-
-/// A change as the log keeps it: the key's length, the key, and the entry where the key was set.
-pub(super) fn encode_change(key: &str, entry: Option<&[u8]>) -> Vec<u8> {
-    let entry_len = entry.map_or(0, <[u8]>::len);
-    let mut bytes = Vec::with_capacity(2 + key.len() + entry_len);
-    // A key has at most 512 bytes.
-    bytes.extend_from_slice(&(key.len() as u16).to_le_bytes());
-    bytes.extend_from_slice(key.as_bytes());
-    bytes.extend_from_slice(entry.unwrap_or_default());
-    bytes
-}
-
-/// The change, if its key starts with `prefix`.
-pub(super) fn decode_change(
-    revision: u64,
-    bytes: &[u8],
-    prefix: &str,
-) -> Result<Option<Change>, ::redb::Error> {
-    let parts = bytes.split_at_checked(2).and_then(|(len, rest)| {
-        let len = u16::from_le_bytes(len.try_into().ok()?);
-        let (key, entry) = rest.split_at_checked(usize::from(len))?;
-        Some((std::str::from_utf8(key).ok()?, entry))
-    });
-    let (key, entry) = parts.ok_or_else(|| damaged("a change in the log cannot be read"))?;
-    if !key.starts_with(prefix) {
-        return Ok(None);
-    }
-    Ok(Some(match entry {
-        [] => Change::Deleted(key.to_owned(), Revision(revision)),
-        entry => Change::Put(decode_entry(key, entry)?),
-    }))
 }
 
 fn number(bytes: &[u8]) -> Option<u64> {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
-use super::apply::{self, Applied, LogBounds};
+use super::apply::{self, Applied, Progress};
 use super::leases::Leases;
 use super::queue::{Queue, Queued, Request, Work};
 use super::tables::{State, Tables};
-use crate::store::{Clock, LeaseId, Outcome, StoreError};
+use crate::store::{Clock, LeaseId, Outcome, Revision, StoreError};
 
 /// How long the writer waits before it tries a failed disk again when nobody asks.
 const RETRY: Duration = Duration::from_secs(1);
@@ -19,7 +19,6 @@ pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) queue: Arc<Queue>,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) bounds: LogBounds,
     pub(super) state: State,
     pub(super) leases: Leases,
     /// The last turn could not write.
@@ -28,7 +27,7 @@ pub(super) struct Writer {
 
 /// A group that is in the file.
 struct Written {
-    state: State,
+    progress: Progress,
     /// One for each request, in order.
     verdicts: Vec<Verdict>,
     ended: Vec<LeaseId>,
@@ -123,23 +122,25 @@ impl Writer {
         let database = database.as_ref().map_err(|error| Failure::Refused(error.clone()))?;
         let write = database.begin_write().map_err(|error| before(error.into()))?;
         let mut tables = Tables::open(&write).map_err(before)?;
-        let mut written =
-            Written { state: self.state, verdicts: Vec::with_capacity(requests.len()), ended: Vec::new() };
+        let mut written = Written {
+            progress: Progress { state: self.state, changes: Vec::new() },
+            verdicts: Vec::with_capacity(requests.len()),
+            ended: Vec::new(),
+        };
         for request in requests {
             let verdict = self.apply(&mut tables, request, &mut written).map_err(before)?;
             written.verdicts.push(verdict);
         }
         for lease in over {
-            apply::end_lease(&mut tables, &mut written.state, *lease).map_err(before)?;
+            apply::end_lease(&mut tables, &mut written.progress, *lease).map_err(before)?;
             written.ended.push(*lease);
         }
-        if written.state == self.state && written.ended.is_empty() {
+        if written.progress.state == self.state && written.ended.is_empty() {
             // Conflicts only: dropping the transaction aborts it.
             return Ok(written);
         }
-        apply::compact(&mut tables, &mut written.state, self.bounds).map_err(before)?;
-        written.state.commit += 1;
-        tables.set_state(written.state).map_err(before)?;
+        written.progress.state.commit += 1;
+        tables.set_state(written.progress.state).map_err(before)?;
         drop(tables);
         match write.commit() {
             Ok(()) => Ok(written),
@@ -157,7 +158,7 @@ impl Writer {
             Request::Transact(transaction, _) => {
                 let now = self.clock.now();
                 let runs = |lease| self.leases.runs(lease, now) && !group.ended.contains(&lease);
-                let applied = apply::transaction(tables, &mut group.state, transaction, runs)?;
+                let applied = apply::transaction(tables, &mut group.progress, transaction, runs)?;
                 Ok(Verdict::Transacted(match applied {
                     Applied::Written(revision) => Ok(Outcome::Committed(revision)),
                     Applied::Conflict(index) => Ok(Outcome::Conflict(index)),
@@ -165,14 +166,15 @@ impl Writer {
                 }))
             }
             Request::Grant(ttl, _) => {
-                group.state.lease += 1;
+                let state = &mut group.progress.state;
+                state.lease += 1;
                 // A lease of more than half a billion years is for ever.
                 let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-                tables.leases.insert(group.state.lease, millis)?;
-                Ok(Verdict::Granted(LeaseId(group.state.lease)))
+                tables.leases.insert(state.lease, millis)?;
+                Ok(Verdict::Granted(LeaseId(state.lease)))
             }
             Request::Revoke(lease, _) => {
-                apply::end_lease(tables, &mut group.state, *lease)?;
+                apply::end_lease(tables, &mut group.progress, *lease)?;
                 group.ended.push(*lease);
                 Ok(Verdict::Done)
             }
@@ -181,13 +183,15 @@ impl Writer {
     }
 
     fn succeed(&mut self, requests: Vec<Request>, written: Written) {
-        self.state = written.state;
+        self.state = written.progress.state;
         for lease in &written.ended {
             self.leases.end(*lease);
         }
         let now = self.clock.now();
         // Watches learn of a change no later than the one who made it.
-        self.shared.publish(written.state.revision);
+        let revision = self.state.revision;
+        self.shared.log.write().append(written.progress.changes, Revision(revision));
+        self.shared.publish(revision);
         for (request, verdict) in requests.into_iter().zip(written.verdicts) {
             // A caller that has gone needs no answer.
             match (request, verdict) {
@@ -217,7 +221,8 @@ impl Writer {
         tracing::error!(%error, "the store's file failed; it is opened again");
         *self.shared.database.write() = Err(error.clone());
         match (self.ensure_open(), written) {
-            (Ok(()), Some(written)) if self.state.commit == written.state.commit => Ok(*written),
+            // It took place, and watches are yet to be told.
+            (Ok(()), Some(written)) if self.state.commit == written.progress.state.commit => Ok(*written),
             (Ok(()), _) | (Err(_), None) => Err(error),
             (Err(again), Some(_)) => Err(StoreError::Uncertain {
                 path: self.shared.place.name(),

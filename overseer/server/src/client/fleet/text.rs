@@ -42,7 +42,7 @@ pub(super) fn show(shown: &Shown) -> String {
     if labors.is_empty() {
         return text;
     }
-    let mut rows = vec![header(&["labor", "life", "state", "for", "why"])];
+    let mut rows = vec![header(&["labor", "life", "state", "for", "open", "why"])];
     for labor in labors {
         let style = if labor.state == "ready" { Style::new().green() } else { Style::new().yellow() };
         rows.push(vec![
@@ -50,11 +50,12 @@ pub(super) fn show(shown: &Shown) -> String {
             Cell::plain(labor.generation.to_string()),
             Cell::styled(&labor.state, style),
             Cell::plain(age(labor.since_ms)),
+            Cell::plain(labor.open.to_string()),
             Cell::plain(why(labor.cause.as_ref())),
         ]);
     }
     text.push('\n');
-    text.push_str(&render(&rows, WIDTH, &[(4, 8)], Target::Stdout));
+    text.push_str(&render(&rows, WIDTH, &[(5, 8)], Target::Stdout));
     text
 }
 
@@ -159,6 +160,7 @@ mod tests {
             cause: cause(),
             since_ms: 0,
             host: String::new(),
+            open: 12,
         };
         let fleet = fleet(&"f".repeat(63));
         let shown = Shown { fleet, children: Some(vec![labor]), started: Some(1), draining: Some(2) };

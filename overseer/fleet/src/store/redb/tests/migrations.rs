@@ -149,3 +149,33 @@ async fn an_entry_that_cannot_be_raised_is_named_and_nothing_of_its_step_is_done
     let between = open_as_it_is(&path);
     assert_eq!((schema(&between), all(&between).await[0].clone()), (2, ("new/a".into(), "one".into())));
 }
+
+/// A file as the first release wrote it, with a log of changes and their counters in it.
+#[tokio::test]
+async fn a_store_of_schema_1_loses_its_log_of_changes_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.redb");
+    old_store(&path, "z").await;
+    let log = ::redb::TableDefinition::<(u64, u32), &[u8]>::new("log");
+    let before = {
+        let database = Database::open(&path).unwrap();
+        let read = database.begin_read().unwrap();
+        let state = tables::read_state(&read).unwrap();
+        drop(read);
+        let write = database.begin_write().unwrap();
+        let counters = [state.revision, state.lease, 0, 1, 5, state.commit];
+        let counters: Vec<u8> = counters.iter().flat_map(|n| n.to_le_bytes()).collect();
+        write.open_table(tables::META).unwrap().insert("state", counters.as_slice()).unwrap();
+        write.open_table(log).unwrap().insert((1, 0), [1, 0, b'k', 0, 0].as_slice()).unwrap();
+        write.commit().unwrap();
+        state
+    };
+    let entries = all(&open_as_it_is(&path)).await;
+    let store = RedbStore::open(&path, Durability::Fsync).unwrap();
+    assert_eq!((all(&store).await, store.schema().unwrap()), (entries, (2, 2)));
+    assert_eq!(store.check_tables().await.unwrap(), []);
+    assert_eq!(put(&store, "next", "1").await.0, before.revision + 2);
+    drop(store);
+    let read = Database::open(&path).unwrap().begin_read().unwrap();
+    assert!(read.open_table(log).is_err());
+}

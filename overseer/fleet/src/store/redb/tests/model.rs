@@ -84,6 +84,7 @@ async fn follow(steps: Vec<Step>) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store.redb");
     let (mut store, mut model) = (ephemeral(&path), Model::default());
+    let mut opened = Revision(0);
     for step in steps {
         match step {
             Step::Transact(transaction) => match store.transact(transaction.clone()).await {
@@ -107,11 +108,12 @@ async fn follow(steps: Vec<Step>) {
             Step::Restart => {
                 drop(store);
                 store = ephemeral(&path);
+                opened = Revision(model.revision);
             }
         }
     }
-    let mut changes = store.watch("", Revision(0)).await.unwrap();
-    for (revision, key, value) in model.changes {
+    let mut changes = store.watch("", opened).await.unwrap();
+    for (revision, key, value) in model.changes.into_iter().filter(|change| change.0 > opened.0) {
         let (told_key, told_value, told_revision) = match changes.recv().await.unwrap() {
             Change::Put(entry) => (entry.key, Some(entry.value.to_vec()), entry.revision.0),
             Change::Deleted(key, revision) => (key, None, revision.0),
