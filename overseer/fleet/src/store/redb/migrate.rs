@@ -12,7 +12,7 @@ use super::tables::{self, State, Tables};
 pub(super) const MIGRATIONS: &[Migration] = &[Migration {
     to: 2,
     what: "changes for watches are kept in memory",
-    run: |entries| Ok(drop(entries.write.delete_table(LOG_OF_SCHEMA_1)?)),
+    run: |entries| entries.write.delete_table(LOG_OF_SCHEMA_1).map(|_| ()).map_err(Fault::from),
 }];
 /// (revision, index in the transaction) → change.
 const LOG_OF_SCHEMA_1: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("log");

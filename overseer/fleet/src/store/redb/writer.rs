@@ -88,7 +88,11 @@ impl Writer {
         let bytes = requests.iter().map(|r| 512 + r.bytes() as u64).sum();
         let written = self
             .ensure_open()
-            .and_then(|()| self.shared.place.check_room(bytes))
+            .and_then(|()| {
+                // After a fault the file may have a commit that nobody was told of.
+                self.shared.log.write().continue_at(Revision(self.state.revision));
+                self.shared.place.check_room(bytes)
+            })
             .map_err(Failure::Refused)
             .and_then(|()| self.write(&requests, &over))
             .or_else(|failure| self.recover(failure));
