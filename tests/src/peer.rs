@@ -1,5 +1,6 @@
 //! The other end of the gateway, spoken by hand: what a node may say, and what it must not.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hyper_util::rt::TokioIo;
@@ -50,7 +51,7 @@ impl Keys {
 }
 
 /// The authority of a control plane, as one has it who can read its store.
-pub async fn authority_of(plane: &ControlPlane) -> Authority {
+pub async fn authority_of(plane: &ControlPlane) -> Arc<Authority> {
     Authority::load_or_create(plane.store(), SystemTime::now()).await.unwrap()
 }
 

@@ -95,6 +95,7 @@ impl<'a> Scene<'a> {
             release_keys: Vec::new(),
             claim: Claim::Labor { labor: key.labor, generation: key.generation, token },
             lease_ms: 600_000,
+            owner: None,
             on_lease_lost: OnLeaseLost::End,
             owner_pipe: self.adapter().capabilities().owner_pipe,
             directory: directory.map(|d| d.join(format!("{}-{}", key.labor, key.generation))),

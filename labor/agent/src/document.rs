@@ -119,6 +119,7 @@ mod tests {
                 token: Secret::new("hunter2".into()),
             },
             lease_ms: 30_000,
+            owner: None,
             on_lease_lost: OnLeaseLost::End,
             owner_pipe,
             directory: None,

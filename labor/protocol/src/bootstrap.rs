@@ -39,6 +39,10 @@ pub struct Bootstrap {
     pub endpoints: Vec<Endpoint>,
     /// PEM of the authorities that sign the Overseer's certificate.
     pub authorities: String,
+    /// By what the node is told from those of other Overseers, where the authorities do not say it
+    /// any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// Public keys, hex, whose signature makes a release trusted.
     #[serde(default)]
     pub release_keys: Vec<String>,
@@ -102,7 +106,7 @@ pub fn owner_name(authorities: &str) -> String {
 impl Bootstrap {
     /// Whose node it makes: see [`owner_name`].
     pub fn owner(&self) -> String {
-        owner_name(&self.authorities)
+        self.owner.clone().unwrap_or_else(|| owner_name(&self.authorities))
     }
 
     /// The form that this build writes and reads.
@@ -162,6 +166,7 @@ mod tests {
                 token: Secret::new("t".into()),
             },
             lease_ms: 30_000,
+            owner: None,
             on_lease_lost: OnLeaseLost::End,
             owner_pipe: true,
             directory: None,

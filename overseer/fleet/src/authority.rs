@@ -1,11 +1,13 @@
 //! The certificate authority of an Overseer: who a labor is comes from a certificate of its own.
 
 mod request;
+mod set;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use overseer_protocol::{Identity, Secret};
@@ -15,12 +17,14 @@ use rcgen::{
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 pub use self::request::{CertificateError, KeyPrint, identity_of};
+use self::set::Kept;
+pub(crate) use self::set::LINGER;
+pub use self::set::{Authorities, Stage};
 use crate::keyspace::Value;
-use crate::store::{Entry, Outcome, Store, StoreError, Transaction};
+use crate::store::{Entry, Revision, Store, StoreError};
 
 /// Where the key and certificate are kept in the store.
 const KEY: &str = "authority/ca";
@@ -47,6 +51,9 @@ pub enum AuthorityError {
     /// Its ten years are over.
     #[error("the certificate authority has expired; remove `{KEY}` from the store and start the fleets anew")]
     Expired,
+    /// Another process has changed the authority meanwhile.
+    #[error("the certificate authority was changed by another process; look at it again, then try again")]
+    Changed,
     /// The signing request is not one that may be signed.
     #[error(
         "the signing request is refused: {0}; send a PKCS#10 request in DER, signed by its own P-256, P-384 or Ed25519 key"
@@ -67,6 +74,7 @@ impl AuthorityError {
             Self::Store(error) => error.code(),
             Self::Damaged(_) => "authority.damaged",
             Self::Expired => "authority.expired",
+            Self::Changed => "authority.changed",
             Self::BadRequest(_) => "authority.bad_request",
             Self::BadName(_) => "authority.bad_name",
             Self::Failed(_) => "authority.failed",
@@ -98,6 +106,7 @@ pub struct ServerIdentity {
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: String,
+    name: String,
     der: CertificateDer<'static>,
     not_after: SystemTime,
 }
@@ -108,31 +117,23 @@ impl fmt::Debug for Authority {
     }
 }
 
-/// As it is kept in the store.
-#[derive(Debug, Serialize, Deserialize)]
-struct Kept {
-    certificate: String,
-    key: Secret<String>,
-}
-
 impl Authority {
-    /// The authority of this store; the first to ask makes it, and all agree on that one.
+    /// The one of this store that signs for labors; see [`Authorities::load_or_create`].
     ///
     /// # Errors
-    /// [`AuthorityError::Store`], [`AuthorityError::Damaged`], [`AuthorityError::Expired`],
-    /// [`AuthorityError::Failed`].
-    pub async fn load_or_create(store: &dyn Store, now: SystemTime) -> Result<Self, AuthorityError> {
-        loop {
-            if let Some(entry) = store.get(KEY).await? {
-                return Self::read(&entry.value, now);
-            }
-            let kept = generate(now)?;
-            let value = serde_json::to_vec(&kept).map_err(|e| AuthorityError::Failed(e.to_string()))?;
-            let created = store.transact(Transaction::new().absent(KEY).put(KEY, value.clone())).await?;
-            if matches!(created, Outcome::Committed(_)) {
-                return Self::read(&value, now);
-            }
-        }
+    /// As there.
+    pub async fn load_or_create(store: &dyn Store, now: SystemTime) -> Result<Arc<Self>, AuthorityError> {
+        Ok(Arc::clone(Authorities::load_or_create(store, now).await?.labors()))
+    }
+
+    /// A short name of it, as [`overseer_protocol::owner_name`] makes it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// When it ends.
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
     }
 
     /// PEM of the authority's certificate, for bootstrap documents.
@@ -215,10 +216,8 @@ impl Authority {
         Ok((signed.pem(), params.not_after.into()))
     }
 
-    fn read(value: &[u8], now: SystemTime) -> Result<Self, AuthorityError> {
+    fn open(certificate: String, key: &Secret<String>, now: SystemTime) -> Result<Self, AuthorityError> {
         let damaged = |error: &dyn fmt::Display| AuthorityError::Damaged(error.to_string());
-        let Kept { certificate, key } = serde_json::from_slice(value)
-            .map_err(|e| damaged(&format_args!("JSON at line {} column {}", e.line(), e.column())))?;
         let key = KeyPair::from_pem(key.expose()).map_err(|_| damaged(&"its key cannot be read"))?;
         let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|e| damaged(&e))?;
         let not_after =
@@ -227,7 +226,8 @@ impl Authority {
             return Err(AuthorityError::Expired);
         }
         let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|e| damaged(&e))?;
-        Ok(Self { issuer, certificate, der, not_after })
+        let name = overseer_protocol::owner_name(&certificate);
+        Ok(Self { issuer, certificate, name, der, not_after })
     }
 }
 
@@ -236,7 +236,7 @@ pub(crate) fn read_stored(entry: &Entry) -> Result<Value, String> {
     if entry.key != KEY {
         return Err("it is not the key of an authority".to_owned());
     }
-    match Authority::read(&entry.value, SystemTime::UNIX_EPOCH) {
+    match Authorities::read(&entry.value, Revision::default(), SystemTime::UNIX_EPOCH) {
         Ok(_) => Ok(Value::Alone),
         Err(error) => Err(error.to_string()),
     }
@@ -255,7 +255,7 @@ fn generate(now: SystemTime) -> Result<Kept, AuthorityError> {
     params.not_before = seconds(now.checked_sub(SKEW).unwrap_or(now))?;
     params.not_after = seconds(now + AUTHORITY_LIFE)?;
     let certificate = params.self_signed(&key).map_err(failed)?;
-    Ok(Kept { certificate: certificate.pem(), key: Secret::new(key.serialize_pem()) })
+    Ok(Kept::first(certificate.pem(), Secret::new(key.serialize_pem()), now))
 }
 
 fn leaf(common_name: &str) -> CertificateParams {

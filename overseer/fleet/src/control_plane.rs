@@ -1,6 +1,8 @@
 //! What fleets have in common: data directory, store, blobs, authority, claims, and the gateway
 //! that labors call.
 
+mod rotation;
+
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,12 +14,13 @@ use overseer_protocol::{Endpoint, FleetName, SessionId, TaskId};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use crate::authority::{Authority, AuthorityError};
+pub use self::rotation::{AuthorityStatus, RotationError};
+use crate::authority::{Authorities, AuthorityError};
 use crate::blobs::{BlobError, Blobs};
 use crate::claims::Claims;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::fleet::{FleetHandle, FleetShared};
-use crate::gateway::{self, Gateway};
+use crate::gateway::{self, Listening};
 use crate::logs::Logs;
 use crate::payload::Payloads;
 use crate::records::Records;
@@ -25,9 +28,8 @@ use crate::store::{Store, StoreError};
 use crate::tasks::{TaskError, TaskRecord, TaskStorage};
 
 /// How long the gateway's own certificate is good. It is made anew, with a new key, on every start
-/// of a control plane and not renewed while that runs: a process that serves for longer than a
-/// year must be started again before its end, or agents refuse to connect. They trust the
-/// authority, so they need not be told of a new one.
+/// of a control plane, and when two thirds of it are over. Agents trust the authority, so they
+/// need not be told of a new one.
 const SERVER_CERTIFICATE: Duration = Duration::from_secs(365 * 86_400);
 /// How long after the start of a server a fleet that it does not have yet may still come.
 const SETTLING: Duration = Duration::from_secs(60);
@@ -120,21 +122,24 @@ impl ControlPlaneBuilder {
         let logs = Arc::new(Logs::open(&data.path().join("logs")));
         let store: Arc<dyn Store> = data.store();
         let now = SystemTime::now();
-        let authority = Authority::load_or_create(&*store, now).await?;
-        let server = authority.server_identity(&[], SERVER_CERTIFICATE, now)?;
+        let authorities = Authorities::load_or_create(&*store, now).await?;
         let (unix, socket_directory) = socket_path(data.path())?;
         let listeners = gateway::Listeners::bind(&unix, self.tcp).await?;
         let mut endpoints = vec![Endpoint::Unix(unix)];
         endpoints.extend(listeners.tcp_address().map(|a| Endpoint::Tcp(a.to_string())));
         let claims = Claims::new(Arc::clone(&store));
         let (shutdown, stopped) = watch::channel(false);
+        let (listening, servers) = listeners.open(&stopped);
         let inner = Inner {
             store,
             blobs: data.blobs(),
             payloads,
             logs,
             claims,
-            authority,
+            authorities: RwLock::new(Arc::new(authorities)),
+            rotating: tokio::sync::Mutex::default(),
+            listening,
+            served_until: Mutex::new(now),
             endpoints,
             fleets: RwLock::default(),
             left: RwLock::default(),
@@ -142,14 +147,14 @@ impl ControlPlaneBuilder {
             shutdown,
             served: self.served,
             started: Instant::now(),
-            servers: Mutex::default(),
+            servers: Mutex::new(servers),
             _socket_directory: socket_directory,
             data,
         };
         let plane = ControlPlane { inner: Arc::new(inner) };
-        let servers =
-            listeners.serve(Gateway::new(plane.clone()), &plane.inner.authority, &server, stopped)?;
-        *plane.inner.servers.lock() = servers;
+        plane.serve_anew(now)?;
+        let keeping = tokio::spawn(plane.clone().keep_certificates());
+        plane.inner.servers.lock().push(keeping);
         Ok(plane)
     }
 }
@@ -178,7 +183,12 @@ struct Inner {
     payloads: Arc<Payloads>,
     logs: Arc<Logs>,
     claims: Claims,
-    authority: Authority,
+    authorities: RwLock<Arc<Authorities>>,
+    /// One change of them at a time.
+    rotating: tokio::sync::Mutex<()>,
+    listening: Listening,
+    /// Until when the gateway's certificate is good.
+    served_until: Mutex<SystemTime>,
     endpoints: Vec<Endpoint>,
     fleets: RwLock<HashMap<FleetName, Registered>>,
     /// Fleets that were left: their labors come back to whoever takes them up.
@@ -290,17 +300,9 @@ impl ControlPlane {
         &self.inner.claims
     }
 
-    pub(crate) fn authority(&self) -> &Authority {
-        &self.inner.authority
-    }
-
-    pub(crate) fn authorities(&self) -> String {
-        self.inner.authority.certificate().to_owned()
-    }
-
     /// By what its nodes are told from those of others.
     pub(crate) fn owner(&self) -> String {
-        overseer_protocol::owner_name(self.inner.authority.certificate())
+        self.authorities().owner()
     }
 
     pub(crate) fn is_embedded(&self) -> bool {

@@ -55,6 +55,9 @@ pub(crate) struct LaborShared {
     pub(crate) session: RwLock<Option<Arc<Session>>>,
     pub(crate) history: Mutex<VecDeque<HistoryEntry>>,
     pub(crate) facts: RwLock<Option<Arc<Facts>>>,
+    /// The newest authority that it has shown a certificate of, and in which life; kept only while
+    /// the authority changes.
+    pub(crate) shown: Mutex<Option<(Generation, String)>>,
     /// The next telemetry record that is expected, of which life.
     pub(crate) telemetry: Mutex<(Generation, u64)>,
     pub(crate) payloads: Arc<Payloads>,
@@ -83,6 +86,7 @@ impl LaborShared {
             session: RwLock::default(),
             history: Mutex::default(),
             facts: RwLock::default(),
+            shown: Mutex::default(),
             telemetry: Mutex::new((Generation::FIRST, 0)),
             payloads,
             task_prefix,

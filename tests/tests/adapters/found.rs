@@ -29,6 +29,7 @@ fn request(key: &NodeKey, room: &Path) -> Request {
         release_keys: Vec::new(),
         claim: Claim::Labor { labor: key.labor, generation: key.generation, token },
         lease_ms: 600_000,
+        owner: None,
         on_lease_lost: OnLeaseLost::End,
         owner_pipe: true,
         directory: Some(room.join(key.labor.to_string())),

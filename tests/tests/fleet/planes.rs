@@ -2,7 +2,6 @@
 
 use std::process::{Command, Stdio};
 
-use overseer::authority::Authority;
 use overseer::control_plane::ControlPlaneError;
 use overseer::fleet::StartError;
 use overseer::{CallError, ControlPlane};
@@ -63,7 +62,7 @@ async fn a_data_directory_is_kept_and_has_one_owner_at_a_time() {
     plane.shutdown().await;
     drop(plane);
     let plane = eventually("the directory is free", async || open().await.ok()).await;
-    let same: Authority = peer::authority_of(&plane).await;
+    let same = peer::authority_of(&plane).await;
     assert_eq!(same.certificate(), authority.certificate(), "who was trusted still is");
     let (fleet, labor) = TestFleet::with_one(probes!().control_plane(&plane)).await;
     assert_eq!(labor.call::<_, u32>("echo", &1).await.unwrap(), 1);

@@ -9,4 +9,5 @@ mod garbage;
 mod http2;
 mod oversize;
 mod requests;
+mod rotation;
 mod scene;

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use overseer::authority::Authority;
 use overseer::{ControlPlane, Generation, Labor, LaborState, Quiet};
 use overseer_protocol::{Bootstrap, Identity};
@@ -44,7 +46,7 @@ impl Scene {
         Identity { fleet: self.fleet.name().clone(), labor: self.serving.id(), generation: Generation::FIRST }
     }
 
-    pub(crate) async fn authority(&self) -> Authority {
+    pub(crate) async fn authority(&self) -> Arc<Authority> {
         peer::authority_of(&self.plane).await
     }
 

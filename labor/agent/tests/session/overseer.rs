@@ -187,6 +187,7 @@ impl Overseer {
                 token: Secret::new(TOKEN.into()),
             },
             lease_ms: 60_000,
+            owner: None,
             on_lease_lost: OnLeaseLost::End,
             owner_pipe: true,
             directory: None,

@@ -4,6 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use overseer_protocol::{Identity, IdentityError};
 use rcgen::{PublicKeyData, SubjectPublicKeyInfo};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::time::ASN1Time;
@@ -107,6 +109,21 @@ pub(super) fn check_authority(certificate_der: &[u8], public_key_der: &[u8]) -> 
         return Err("its key and its certificate do not belong together".to_owned());
     }
     Ok(moment(certificate.validity().not_after))
+}
+
+/// Who has signed a certificate, as it says.
+pub(super) fn issuer(certificate_der: &[u8]) -> Option<Vec<u8>> {
+    parse(certificate_der).ok().map(|certificate| certificate.issuer().as_raw().to_vec())
+}
+
+/// Whose certificate it is, as it says.
+pub(super) fn subject(certificate_der: &[u8]) -> Option<Vec<u8>> {
+    parse(certificate_der).ok().map(|certificate| certificate.subject().as_raw().to_vec())
+}
+
+/// The same of one in PEM.
+pub(super) fn subject_of_pem(pem: &str) -> Option<Vec<u8>> {
+    subject(&CertificateDer::from_pem_slice(pem.as_bytes()).ok()?)
 }
 
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, String> {

@@ -7,6 +7,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 
 use super::*;
+use crate::store::Transaction;
 use crate::store::{Durability, RedbStore};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -191,7 +192,7 @@ async fn a_labor_and_a_listener_meet_over_tls() {
     }
 }
 
-async fn rig_authority(now: SystemTime) -> Authority {
+async fn rig_authority(now: SystemTime) -> Arc<Authority> {
     Authority::load_or_create(&rig().store, now).await.unwrap()
 }
 
@@ -236,4 +237,42 @@ fn handshake(
         client.process_new_packets()?;
     }
     Ok(server.peer_certificates().unwrap()[0].clone().into_owned())
+}
+
+#[tokio::test]
+async fn one_authority_takes_the_place_of_another_step_by_step() {
+    let rig = rig();
+    let now = SystemTime::now();
+    let first = Authorities::load_or_create(&rig.store, now).await.unwrap();
+    assert_eq!((first.stage(), first.bundle()), (Stage::Settled, first.labors().certificate()));
+    let key = KeyPair::generate().unwrap();
+    let shown = |authorities: &Authorities| {
+        let issued = authorities.labors().issue(&request(&key), &identity(), HOUR, now).unwrap();
+        der_of(&issued.certificate)
+    };
+    let (old, owner) = (shown(&first), first.owner());
+
+    let introduced = first.advance(&rig.store, now).await.unwrap();
+    assert_eq!(introduced.stage(), Stage::Introduced);
+    let new = shown(&introduced);
+    assert_eq!(introduced.listeners().name(), first.labors().name());
+    assert_ne!(introduced.labors().name(), first.labors().name());
+    assert!(introduced.trusts(&old) && introduced.trusts(&new));
+    assert!(introduced.is_newest(&new) && !introduced.is_newest(&old));
+    assert_eq!(introduced.bundle().matches("BEGIN CERTIFICATE").count(), 2);
+    let too_late = first.advance(&rig.store, now).await;
+    assert!(matches!(too_late, Err(AuthorityError::Changed)));
+
+    // A process that is started in between goes on from there.
+    let again = Authorities::load_or_create(&rig.store, now).await.unwrap();
+    assert_eq!((again.stage(), again.bundle()), (Stage::Introduced, introduced.bundle()));
+    let switched = again.advance(&rig.store, now).await.unwrap();
+    assert_eq!(switched.stage(), Stage::Switched);
+    assert_eq!(switched.listeners().name(), introduced.labors().name());
+    assert!(switched.trusts(&old) && switched.trusts(&new) && switched.is_newest(&new));
+
+    let settled = switched.advance(&rig.store, now).await.unwrap();
+    assert_eq!((settled.stage(), settled.bundle()), (Stage::Settled, introduced.labors().certificate()));
+    assert!(!settled.trusts(&old) && settled.trusts(&new));
+    assert!([introduced, switched, settled].iter().all(|one| one.owner() == owner), "nodes are ours still");
 }

@@ -135,13 +135,14 @@ impl Nodes {
     }
 
     fn bootstrap(&self, life: Life, claim: Claim) -> Bootstrap {
-        let capabilities = self.adapter.capabilities();
+        let (capabilities, authorities) = (self.adapter.capabilities(), self.plane.authorities());
         let reachable = |e: &&Endpoint| capabilities.same_machine || matches!(e, Endpoint::Tcp(_));
         Bootstrap {
             format: Bootstrap::FORMAT,
             fleet: self.shared.name.clone(),
             endpoints: self.plane.endpoints().iter().filter(reachable).cloned().collect(),
-            authorities: self.plane.authorities(),
+            authorities: authorities.bundle().to_owned(),
+            owner: Some(authorities.owner()),
             release_keys: self.release_keys.clone(),
             claim,
             lease_ms: self.shared.options.lease.as_millis() as u64,

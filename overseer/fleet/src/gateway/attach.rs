@@ -29,7 +29,7 @@ impl SessionService for Gateway {
         &self,
         request: Request<Streaming<ToOverseer>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
-        let Peer { identity, not_after, fleet, labor } = self.peer(&request)?;
+        let Peer { identity, not_after, fleet, labor, is_newest } = self.peer(&request)?;
         let mut reports = request.into_inner();
         let (hello, rest) = hello(&mut reports).await?;
         let version = PROTOCOL.agree(hello.versions).map_err(Status::failed_precondition)?;
@@ -50,6 +50,9 @@ impl SessionService for Gateway {
             lease_ms: options.lease.as_millis() as u64,
             task_prefix: labor.task_prefix,
         }));
+        if !is_newest {
+            session.order(order::Kind::Renewal(proto::Renewal {}));
+        }
         {
             let mut sessions = fleet.shared.sessions.lock();
             if fleet.shared.left.is_cancelled() {

@@ -93,7 +93,7 @@ impl Bulk for Gateway {
         &self,
         request: Request<Streaming<LogPush>>,
     ) -> Result<Response<Self::PushLogsStream>, Status> {
-        let Peer { labor, identity, not_after, fleet } = self.peer(&request)?;
+        let Peer { labor, identity, not_after, fleet, .. } = self.peer(&request)?;
         let expiry = Expiry::at(not_after);
         let open = labor.pushes(identity.generation);
         let logs = self.plane.logs();

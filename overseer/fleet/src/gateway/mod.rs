@@ -3,6 +3,7 @@
 mod attach;
 mod bounded;
 mod bulk;
+mod entrance;
 mod pace;
 mod pairing;
 mod peer;
@@ -26,7 +27,8 @@ use tonic::transport::server::{Router, TcpIncoming};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use self::bounded::Bounded;
-use crate::authority::{Authority, ServerIdentity};
+use self::entrance::Entrance;
+use crate::authority::ServerIdentity;
 use crate::control_plane::{ControlPlane, ControlPlaneError};
 use overseer_protocol::error_text;
 
@@ -90,31 +92,37 @@ impl Listeners {
         self.tcp.as_ref().and_then(|l| l.local_addr().ok())
     }
 
-    /// Serves until `stopped` says so.
-    pub(crate) fn serve(
-        self,
-        gateway: Gateway,
-        authority: &Authority,
-        server: &ServerIdentity,
-        stopped: watch::Receiver<bool>,
-    ) -> Result<Vec<JoinHandle<()>>, ControlPlaneError> {
-        let mut tasks = Vec::new();
-        let unix = router(gateway.clone(), authority, server)?;
+    /// Takes callers until `stopped` says so; they wait until there is somebody to answer.
+    pub(crate) fn open(self, stopped: &watch::Receiver<bool>) -> (Listening, Vec<JoinHandle<()>>) {
         let incoming = bounded(UnixListenerStream::new(self.unix), stopped.clone());
-        let until = wait_for(stopped.clone());
-        tasks.push(tokio::spawn(async move {
-            report(unix.serve_with_incoming_shutdown(incoming, until).await);
-        }));
+        let mut opened = vec![Entrance::open(incoming, stopped.clone())];
         if let Some(listener) = self.tcp {
-            let tcp = router(gateway, authority, server)?;
             // Without TCP_NODELAY pipelined calls are an order of magnitude slower.
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            let incoming = bounded(incoming, stopped.clone());
-            tasks.push(tokio::spawn(async move {
-                report(tcp.serve_with_incoming_shutdown(incoming, wait_for(stopped)).await);
-            }));
+            opened.push(Entrance::open(bounded(incoming, stopped.clone()), stopped.clone()));
         }
-        Ok(tasks)
+        let (entrances, tasks) = opened.into_iter().unzip();
+        (Listening { entrances }, tasks)
+    }
+}
+
+/// Sockets that are served.
+pub(crate) struct Listening {
+    entrances: Vec<Entrance>,
+}
+
+impl Listening {
+    /// Who connects from now on sees this certificate, and may show one of these authorities
+    /// (PEM). Connections that are open go on as they are.
+    pub(crate) fn give(
+        &self,
+        gateway: &Gateway,
+        authorities: &str,
+        server: &ServerIdentity,
+    ) -> Result<Vec<JoinHandle<()>>, ControlPlaneError> {
+        let routers = self.entrances.iter().map(|_| router(gateway.clone(), authorities, server));
+        let routers: Vec<_> = routers.collect::<Result<_, _>>()?;
+        Ok(self.entrances.iter().zip(routers).map(|(entrance, router)| entrance.give_to(router)).collect())
     }
 }
 
@@ -136,14 +144,10 @@ fn report(served: Result<(), tonic::transport::Error>) {
     }
 }
 
-fn router(
-    gateway: Gateway,
-    authority: &Authority,
-    server: &ServerIdentity,
-) -> Result<Router, ControlPlaneError> {
+fn router(gateway: Gateway, authorities: &str, server: &ServerIdentity) -> Result<Router, ControlPlaneError> {
     let tls = ServerTlsConfig::new()
         .identity(Identity::from_pem(&server.certificate, server.key.expose()))
-        .client_ca_root(Certificate::from_pem(authority.certificate()))
+        .client_ca_root(Certificate::from_pem(authorities))
         // `Join` comes without a certificate; every other service asks for one by itself.
         .client_auth_optional(true)
         .timeout(HANDSHAKE);

@@ -52,15 +52,15 @@ impl Gateway {
         identity: &Identity,
         now: SystemTime,
     ) -> Result<proto::Identity, Status> {
-        let issued = self
-            .plane
-            .authority()
+        let authorities = self.plane.authorities();
+        let issued = authorities
+            .labors()
             .issue(csr, identity, CERTIFICATE, now)
             .map_err(|error| refused_request(&error))?;
         let not_after = issued.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Ok(proto::Identity {
             certificate: issued.certificate,
-            authorities: self.plane.authorities(),
+            authorities: authorities.bundle().to_owned(),
             not_after: not_after.as_secs(),
         })
     }

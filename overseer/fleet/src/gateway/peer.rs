@@ -6,7 +6,7 @@ use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo, UdsConnectInfo};
 use tonic::{Request, Status};
 
 use super::Gateway;
-use crate::authority;
+use crate::authority::{self, Stage};
 use crate::fleet::FleetHandle;
 use crate::labor::LaborShared;
 
@@ -17,6 +17,8 @@ pub(super) struct Peer {
     pub(super) not_after: SystemTime,
     pub(super) fleet: FleetHandle,
     pub(super) labor: Arc<LaborShared>,
+    /// Its certificate is of the newest authority.
+    pub(super) is_newest: bool,
 }
 
 impl Gateway {
@@ -37,11 +39,25 @@ impl Gateway {
             tracing::warn!(%error, "a client certificate names no labor");
             Status::unauthenticated("the client certificate names no labor")
         })?;
-        self.known(identity, not_after).map_err(|(identity, refusal)| {
+        let authorities = self.plane.authorities();
+        let known = match authorities.trusts(leaf) {
+            true => self.known(identity, not_after),
+            // The connection is older than that.
+            false => {
+                Err((identity, Status::unauthenticated("the authority of the certificate was given up")))
+            }
+        };
+        let mut peer = known.map_err(|(identity, refusal)| {
             let why = refusal.message();
             tracing::warn!(fleet = %identity.fleet, labor = %identity.labor, why, "a request was refused");
             refusal
-        })
+        })?;
+        peer.is_newest = authorities.stage() == Stage::Settled || authorities.is_newest(leaf);
+        if peer.is_newest && authorities.stage() != Stage::Settled {
+            let shown = (peer.identity.generation, authorities.labors().name().to_owned());
+            *peer.labor.shown.lock() = Some(shown);
+        }
+        Ok(peer)
     }
 
     /// The labor of an identity, if it may still ask for anything.
@@ -61,6 +77,6 @@ impl Gateway {
             let why = format!("life {} of labor {} is over", identity.generation, identity.labor);
             return Err((identity, Status::permission_denied(why)));
         };
-        Ok(Peer { identity, not_after, fleet, labor })
+        Ok(Peer { identity, not_after, fleet, labor, is_newest: true })
     }
 }
