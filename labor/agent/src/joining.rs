@@ -95,13 +95,14 @@ fn read(args: &JoinArgs) -> Result<JoinToken, Fault> {
 }
 
 /// What the processes of this node carry. Not the name of a node that an adapter has made: to one
-/// on this machine it is a stranger.
+/// on this machine it is a stranger. The number of this process, which stays when it starts itself
+/// again, tells it from another one that was given the same token, and is refused.
 fn mark(bootstrap: &Bootstrap) -> String {
     let who = match &bootstrap.claim {
         Claim::Labor { labor, generation, .. } => format!("{labor}/{generation}"),
         Claim::Batch { batch, instance, .. } => format!("{batch}/{instance}"),
     };
-    format!("joined/{}/{who}", bootstrap.fleet)
+    format!("joined/{}/{who}/{}", bootstrap.fleet, std::process::id())
 }
 
 /// One line where a person types it, else all that comes.

@@ -1,4 +1,4 @@
-//! `overseer fleet`: list, show, start, stop, drain, events, history.
+//! `overseer fleet`: list, show, start, stop, drain, invite, events, reconcile, history.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -13,9 +13,11 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{self, Target};
 
+mod invite;
 mod reconcile;
 mod text;
 
+use self::invite::{InviteArgs, Invited};
 use self::reconcile::Reconciled;
 pub(super) use self::text::{WIDTH, age, fleet_table, header, why};
 
@@ -84,6 +86,8 @@ pub(super) enum FleetCommand {
         #[arg(long, value_name = "ID")]
         labor: Option<String>,
     },
+    #[command(after_help = invite::EXAMPLES)]
+    Invite(InviteArgs),
     /// Prints what happens to labors of a fleet
     #[command(
         after_help = "Examples:\n  overseer fleet events web\n  overseer fleet events web --follow --backlog 0"
@@ -195,6 +199,8 @@ struct LaborDocument {
     since_ms: u64,
     #[serde(skip_serializing_if = "String::is_empty")]
     host: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    invited: bool,
 }
 
 /// An event, as JSON.
@@ -246,6 +252,7 @@ fn labor(labor: proto::Labor) -> LaborDocument {
         cause: labor.cause.map(cause),
         since_ms: labor.since_ms,
         host: labor.host,
+        invited: labor.invited,
     }
 }
 
@@ -300,6 +307,12 @@ pub(super) async fn run(command: FleetCommand, channel: Channel, json: bool) -> 
             let done = client.drain(request).await.map_err(failed)?.into_inner();
             let shown = Shown { draining: Some(done.draining), ..shown(done.fleet) };
             print(json, &shown, || text::done(&shown));
+        }
+        FleetCommand::Invite(args) => {
+            let only_token = args.token;
+            let invited = client.invite(args.request()).await.map_err(failed)?.into_inner();
+            let invited = Invited::from(invited);
+            print(json, &invited, || invited.text(only_token));
         }
         FleetCommand::History { name, labor, limit } => {
             let request = proto::HistoryRequest { fleet: name, labor, limit };
