@@ -7,12 +7,17 @@ use overseer_tests::simulation::{Faults, Kind, run};
 #[test]
 fn what_must_hold_holds_in_every_simulated_world() {
     let mut faults = Faults::new();
+    let mut events = BTreeSet::new();
     for seed in 1_000_000..1_000_040 {
         let outcome = run(seed, &BTreeSet::new(), None)
             .unwrap_or_else(|why| panic!("seed {seed} (`simulate --from {seed} --seeds 1`): {why}"));
         for (kind, n) in outcome.faults {
             *faults.entry(kind).or_default() += n;
         }
+        events.extend(outcome.covered.into_keys().map(|(_, event)| event));
+    }
+    for event in ["Invite", "Left", "Adopted", "Going", "TerminateFailed"] {
+        assert!(events.contains(event), "{event} never came: {events:?}");
     }
     for kind in Kind::ALL {
         assert!(faults.get(&kind).is_some_and(|n| *n >= 10), "{kind:?} hardly happened: {faults:?}");

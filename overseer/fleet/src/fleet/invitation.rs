@@ -119,9 +119,7 @@ impl Nodes {
         }
         let read = |text: &String| match text.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()))
         {
-            Some((host, Ok(1..))) if !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic()) => {
-                Ok(Endpoint::Tcp(text.clone()))
-            }
+            Some((host, Ok(1..))) if is_host(host) => Ok(Endpoint::Tcp(text.clone())),
             _ => Err(InviteError::BadAddress(text.chars().take(64).collect())),
         };
         invite.addresses.iter().map(read).collect()
@@ -172,6 +170,17 @@ impl Nodes {
     }
 }
 
+/// A name or an address, the one of IPv6 in brackets.
+fn is_host(text: &str) -> bool {
+    match text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            !text.is_empty()
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+        }
+    }
+}
+
 /// The address as others see it: of one that listens on all, that from which this machine would
 /// call others. Nothing is sent.
 fn reachable(listens: SocketAddr) -> Option<SocketAddr> {
@@ -194,6 +203,16 @@ fn reachable(listens: SocketAddr) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_and_nothing_around_it() {
+        for good in ["build.example.org", "10.0.0.5", "[2001:db8::1]", "my_host-1"] {
+            assert!(is_host(good), "{good}");
+        }
+        for bad in ["", "https://host", "user@host", "2001:db8::1", "[host]", "[::1", "a b", "host/path"] {
+            assert!(!is_host(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn an_address_that_was_chosen_is_the_one_and_all_addresses_are_none() {

@@ -26,6 +26,7 @@ Examples:
   overseer fleet list
   overseer fleet show web
   overseer fleet start web --labors 8
+  overseer fleet invite web
   overseer fleet events web --follow";
 
 /// Shows, starts, stops and watches fleets of a server that runs

@@ -142,6 +142,10 @@ fn a_token_may_be_piped_in_and_a_fleet_that_stops_ends_its_machines() {
     machine.signal(Signal::CONT);
     wait_state(&world, "farm", &id, "ready");
 
+    // What is wanted and has no slot is no reason to refuse what is wanted.
+    let started = world.ask(["fleet", "start", &farm, "--labors", "1"]);
+    assert_eq!((&started["started"], &started["labors"]), (&0.into(), &1.into()));
+
     world.ask(["fleet", "stop", &farm]);
     let mut next = |event: &str| -> Value {
         serde_json::from_str(&machine.wait_for(&format!("\"event\":\"{event}\""))).unwrap()
@@ -157,8 +161,12 @@ fn a_machine_that_is_gone_keeps_its_slot_for_its_lease_and_is_not_replaced() {
     let world = World::new();
     let times = "labors = 0\nheartbeat = \"200ms\"\nsilence = \"1s\"\ngrace = \"1s\"\nlease = \"4s\"";
     world.configure(&listening("on_stop = \"end\""), &[("farm", times)]);
-    let serving = world.serve();
+    let mut serving = world.serve();
     let (token, id) = invite(&world, "farm");
+    // An invitation outlives the server that has given it.
+    serving.signal(Signal::KILL);
+    serving.end();
+    let serving = world.serve();
     let mut machine = join(&world, &token);
     machine.wait_for("ready");
     machine.signal(Signal::KILL);
@@ -189,7 +197,7 @@ fn what_cannot_be_invited_or_joined_says_why() {
     let serving = world.serve();
     assert_eq!(invite_badly(&[&farm, "--ttl", "8d"])["code"], "fleet.invite_ttl");
     assert_eq!(invite_badly(&[&farm, "--ttl", "0s"])["code"], "fleet.invite_ttl");
-    for address in ["host", "host:", ":7400", "host:0", "ho st:1"] {
+    for address in ["host", "host:", ":7400", "host:0", "ho st:1", "https://host:1"] {
         assert_eq!(invite_badly(&[&farm, "--address", address])["code"], "fleet.invite_bad_address");
     }
     let named = world.ask(["fleet", "invite", &farm, "--address", "build.example.org:7400"]);
