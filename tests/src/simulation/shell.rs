@@ -113,8 +113,9 @@ impl World {
         let Some(server) = &mut self.server else { return };
         let name = format!("{event:?}");
         let name = name.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
-        for (_, state) in server.fleet.labors() {
-            *self.covered.entry((state.to_string(), name.clone())).or_default() += 1;
+        for (life, state) in server.fleet.labors() {
+            let invited = if server.fleet.is_invited(life.labor) { "invited " } else { "" };
+            *self.covered.entry((format!("{invited}{state}"), name.clone())).or_default() += 1;
         }
         let attached = match &event {
             Event::Attached { life, session, .. } => Some((*life, *session)),
@@ -213,13 +214,9 @@ impl World {
             return self.kill_server();
         }
         match write {
+            Write::Intent(labor) if labor.invited.is_none() => self.provision(labor.life),
             // Only now somebody has the document; not everybody makes use of it.
-            Write::Intent(labor) if labor.invited.is_some() => {
-                if !self.dice.one_in(5) {
-                    self.paste(labor.life);
-                }
-            }
-            Write::Intent(labor) => self.provision(labor.life),
+            Write::Intent(labor) if !self.dice.one_in(5) => self.paste(labor.life),
             _ => {}
         }
     }

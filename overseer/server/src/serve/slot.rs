@@ -391,12 +391,14 @@ async fn resize(fleet: &Fleet, wanted: usize, most: usize) -> Result<Resized, Fa
         surplus.iter().for_each(|labor| fleet.drain(labor.id()));
         return Ok(Resized { started: 0, drained: surplus.len() });
     }
-    let room = most.saturating_sub(invited.len());
-    if wanted > room && !invited.is_empty() {
+    let room = most.saturating_sub(invited.len()).max(labors.len());
+    // More than there may be at all is a mistake all the same.
+    let reached = if wanted <= most { wanted.min(room) } else { wanted };
+    if reached < wanted {
         let (fleet, invited) = (fleet.name(), invited.len());
-        tracing::warn!(%fleet, wanted, room, invited, "machines that were invited take slots of labors that are wanted; raise max_labors");
+        tracing::warn!(%fleet, wanted, reached, invited, "machines that were invited take slots of labors that are wanted; raise max_labors");
     }
-    let missing = wanted.min(room.max(labors.len())) - labors.len();
+    let missing = reached - labors.len();
     if missing > 0 {
         fleet.start_children(missing).await.map_err(|error: StartChildError| {
             let text = format!("{missing} labors of {} did not start: {error}", fleet.name());
