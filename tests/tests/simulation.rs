@@ -7,11 +7,21 @@ use overseer_tests::simulation::{Faults, Kind, run};
 #[test]
 fn what_must_hold_holds_in_every_simulated_world() {
     let mut faults = Faults::new();
+    let mut covered = BTreeSet::new();
     for seed in 1_000_000..1_000_040 {
         let outcome = run(seed, &BTreeSet::new(), None)
             .unwrap_or_else(|why| panic!("seed {seed} (`simulate --from {seed} --seeds 1`): {why}"));
         for (kind, n) in outcome.faults {
             *faults.entry(kind).or_default() += n;
+        }
+        covered.extend(outcome.covered.into_keys());
+    }
+    println!("{} (state, event) pairs covered", covered.len());
+    let invited = ["booting", "loading", "loaded", "ready", "lost", "draining", "terminating"];
+    let states = invited.map(|state| format!("invited {state}"));
+    for state in states.into_iter().chain(["ready", "lost", "backoff"].map(str::to_owned)) {
+        for event in ["Invite", "Attached", "Heard", "Detached", "Left", "Ended", "Tick"] {
+            assert!(covered.contains(&(state.clone(), event.to_owned())), "no {event} while {state}");
         }
     }
     for kind in Kind::ALL {

@@ -3,17 +3,21 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use overseer_protocol::{Bootstrap, JoinTokenError};
 use serde::Serialize;
 
 use crate::document::{self, Source, SourceError};
 use crate::exit::Exit;
+use crate::joining::{self, JoinArgs};
 use crate::run::{AgentConfig, run};
+use crate::tells::Tells;
 
 const EXAMPLES: &str = "\
 Examples:
   labor --bootstrap /run/overseer/bootstrap.json --directory /var/lib/labor
   labor --stdin < bootstrap.json
   OVERSEER_BOOTSTRAP=\"$(cat bootstrap.json)\" labor
+  labor join overseer-join-…                   on a machine of your own
 
 Exit codes:
    0  asked to end, or drained
@@ -29,8 +33,10 @@ RUST_LOG sets what is logged to standard error; the default is warn.";
 /// Runs the agent of a node: pairs with the Overseer of the bootstrap document, and runs what it
 /// is sent.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub struct LaborArgs {
+    #[command(subcommand)]
+    command: Option<LaborCommand>,
     /// Read the bootstrap document from this file
     #[arg(long, value_name = "FILE", conflicts_with = "stdin")]
     bootstrap: Option<PathBuf>,
@@ -48,6 +54,11 @@ pub struct LaborArgs {
     json: bool,
 }
 
+#[derive(Debug, Clone, clap::Subcommand)]
+enum LaborCommand {
+    Join(JoinArgs),
+}
+
 /// What `--json` says at the end.
 #[derive(Serialize)]
 struct Ended {
@@ -62,20 +73,26 @@ struct Ended {
 
 /// Why an agent came to its end before it began.
 #[derive(Debug, thiserror::Error)]
-enum Fault {
+pub(crate) enum Fault {
     #[error("no bootstrap document; give --bootstrap FILE or --stdin, or set {}", document::VARIABLE)]
     NoDocument,
     #[error(transparent)]
     Document(#[from] SourceError),
+    #[error(transparent)]
+    Token(#[from] JoinTokenError),
+    #[error("the token cannot be read from standard input: {0}; pipe it in, or give it as the argument")]
+    NoToken(std::io::Error),
+    #[error("there is no place for the agent's files, for $HOME is not set; name one with --dir")]
+    NoDirectory,
     #[error("no runtime: {0}; raise the limits of processes and open files")]
     NoRuntime(std::io::Error),
 }
 
 impl Fault {
-    fn exit(&self) -> Exit {
+    pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Document(_) => Exit::Bootstrap,
-            Self::NoDocument | Self::NoRuntime(_) => Exit::Usage,
+            Self::Document(_) | Self::Token(_) | Self::NoToken(_) => Exit::Bootstrap,
+            Self::NoDocument | Self::NoDirectory | Self::NoRuntime(_) => Exit::Usage,
         }
     }
 
@@ -83,6 +100,9 @@ impl Fault {
         match self {
             Self::NoDocument => "labor.no_document",
             Self::Document(error) => error.code(),
+            Self::Token(error) => error.code(),
+            Self::NoToken(_) => "labor.no_token",
+            Self::NoDirectory => "labor.no_directory",
             Self::NoRuntime(_) => "labor.no_runtime",
         }
     }
@@ -90,22 +110,30 @@ impl Fault {
 
 /// Runs the agent to its end, with logging to standard error.
 pub fn main(args: LaborArgs) -> ExitCode {
+    if let Some(LaborCommand::Join(args)) = args.command {
+        return joining::main(args);
+    }
     let source = match (args.bootstrap, args.stdin) {
         (Some(path), _) => Ok(Source::File(path)),
         (None, true) => Ok(Source::Stdin),
         (None, false) => std::env::var(document::VARIABLE).map(Source::Text).map_err(|_| Fault::NoDocument),
     };
     log_to_stderr(args.json);
-    let (exit, fault) = match source.and_then(|source| start(&source, args.directory)) {
+    let (exit, fault) = match source.and_then(|source| start(source.read()?, args.directory, Tells::Nobody)) {
         Ok(exit) => (exit, None),
         Err(fault) => (fault.exit(), Some(fault)),
     };
-    if let Some(fault) = &fault {
+    ended(exit, fault.as_ref(), args.json)
+}
+
+/// Says how it ended.
+pub(crate) fn ended(exit: Exit, fault: Option<&Fault>, json: bool) -> ExitCode {
+    if let Some(fault) = fault {
         eprintln!("labor: {fault}");
     }
-    if args.json {
-        let message = fault.as_ref().map(ToString::to_string);
-        let code = fault.as_ref().map(Fault::code);
+    if json {
+        let message = fault.map(ToString::to_string);
+        let code = fault.map(Fault::code);
         let ended = Ended { event: "ended", exit: exit.code(), meaning: exit.meaning(), code, message };
         println!("{}", serde_json::to_string(&ended).unwrap_or_default());
     }
@@ -115,7 +143,8 @@ pub fn main(args: LaborArgs) -> ExitCode {
 /// As [`main`], for a program that was started again as its own agent.
 pub(crate) fn main_of_child(source: &Source, directory: Option<PathBuf>) -> ExitCode {
     log_to_stderr(false);
-    match start(source, directory) {
+    let read = source.read().map_err(Fault::from);
+    match read.and_then(|bootstrap| start(bootstrap, directory, Tells::Nobody)) {
         Ok(exit) => exit.into(),
         Err(fault) => {
             eprintln!("labor: {fault}");
@@ -124,9 +153,8 @@ pub(crate) fn main_of_child(source: &Source, directory: Option<PathBuf>) -> Exit
     }
 }
 
-/// Reads the document, makes a runtime of one thread, and runs the agent.
-fn start(source: &Source, directory: Option<PathBuf>) -> Result<Exit, Fault> {
-    let bootstrap = source.read()?;
+/// Makes a runtime of one thread, and runs the agent.
+pub(crate) fn start(bootstrap: Bootstrap, directory: Option<PathBuf>, tells: Tells) -> Result<Exit, Fault> {
     if let Err(error) = crate::orphans::adopt() {
         tracing::warn!("orphans of plugins are found by their mark only: {error}");
     }
@@ -137,7 +165,7 @@ fn start(source: &Source, directory: Option<PathBuf>) -> Result<Exit, Fault> {
         .thread_keep_alive(std::time::Duration::from_secs(2))
         .build()
         .map_err(Fault::NoRuntime)?;
-    let exit = runtime.block_on(run(AgentConfig { bootstrap, directory }));
+    let exit = runtime.block_on(run(AgentConfig { bootstrap, directory, tells }));
     // What blocks in the background must not hold up the end.
     runtime.shutdown_background();
     Ok(exit)
@@ -145,7 +173,7 @@ fn start(source: &Source, directory: Option<PathBuf>) -> Result<Exit, Fault> {
 
 /// Logs to standard error, as `RUST_LOG` says; only warnings without it, and then without the
 /// cost of reading filters.
-fn log_to_stderr(json: bool) {
+pub(crate) fn log_to_stderr(json: bool) {
     use tracing_subscriber::EnvFilter;
     let filter = std::env::var("RUST_LOG").ok().map(EnvFilter::new);
     let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false);

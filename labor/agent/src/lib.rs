@@ -7,6 +7,7 @@
 //! | what | where |
 //! |---|---|
 //! | how it starts and ends | [`main`], [`run`], [`Exit`] |
+//! | a machine that joins by hand | `joining`, [`Tells`] |
 //! | the link: dial, join, attach, renew | `connect`, `join`, `session` |
 //! | what waits to be sent | `outbox`, `telemetry`, `spool`, `logs` |
 //! | calls: admission, deadlines, cancel | `calls` |
@@ -27,6 +28,7 @@ mod exit;
 mod facts;
 pub mod host;
 mod join;
+mod joining;
 mod load;
 mod logs;
 pub mod marker;
@@ -40,9 +42,11 @@ mod session;
 mod signals;
 mod spool;
 mod telemetry;
+mod tells;
 
 pub use args::{LaborArgs, main};
 pub use document::{Source, SourceError, VARIABLE};
 pub use exit::Exit;
 pub use reexec::reexec;
 pub use run::{AgentConfig, run};
+pub use tells::Tells;

@@ -9,6 +9,7 @@ use crate::cache::Directory;
 use crate::exit::Exit;
 use crate::owner::Owner;
 use crate::signals::Signals;
+use crate::tells::Tells;
 
 /// What an agent is started with.
 #[derive(Debug, Clone)]
@@ -17,13 +18,15 @@ pub struct AgentConfig {
     pub bootstrap: Bootstrap,
     /// Instead of the document's directory.
     pub directory: Option<PathBuf>,
+    /// Whom it tells what happens to it.
+    pub tells: Tells,
 }
 
 /// Runs an agent to its end, on the runtime of the caller, which must be of one thread
 /// (`current_thread`). When the document asks for the owner's pipe, standard input is it.
 /// SIGTERM and SIGINT drain.
 pub async fn run(config: AgentConfig) -> Exit {
-    let AgentConfig { bootstrap, directory } = config;
+    let AgentConfig { bootstrap, directory, tells } = config;
     let owner = match bootstrap.owner_pipe {
         true => Owner::of_stdin(),
         false => Ok(Owner::Nobody),
@@ -53,7 +56,7 @@ pub async fn run(config: AgentConfig) -> Exit {
         }
     };
     tokio::spawn(crate::orphans::reap());
-    let exit = Agent::new(bootstrap, directory).run(owner, signals).await;
+    let exit = Agent::new(bootstrap, directory, tells).run(owner, signals).await;
     // The owner may be gone, so nobody else would: what a plugin has left outside of its group.
     crate::marker::end_others();
     exit

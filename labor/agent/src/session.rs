@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overseer_protocol::proto::{self, order, session_client::SessionClient};
-use overseer_protocol::{Bootstrap, Endpoint, Facts, MAX_MESSAGE, PROTOCOL};
+use overseer_protocol::{Bootstrap, Endpoint, Facts, Identity, MAX_MESSAGE, PROTOCOL};
 use parking_lot::Mutex;
 use tonic::Streaming;
 use tonic::transport::Channel;
@@ -16,6 +16,7 @@ use crate::connect::{self, ConnectError, Credentials, Purpose};
 use crate::facts::VERSION;
 use crate::join::{self, JoinError, Keys, Pass};
 use crate::outbox::Outbox;
+use crate::tells::{Tells, Told};
 
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -128,6 +129,7 @@ pub(crate) struct Dialer {
     pub(crate) facts: Facts,
     pub(crate) standing: Standing,
     pub(crate) outbox: Outbox,
+    pub(crate) tells: Tells,
     /// Called once we are somebody, while Attach is on its way.
     pub(crate) on_joined: Box<dyn Fn()>,
 }
@@ -214,6 +216,7 @@ impl Dialer {
     async fn dial(self: Rc<Self>, wait: Duration) -> Dialled {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT, system_random);
         let mut keys = None;
+        let mut told = String::new();
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
@@ -222,7 +225,15 @@ impl Dialer {
                 match self.try_endpoint(endpoint, &mut keys).await {
                     Ok(session) => return Ok(session),
                     Err(JoinError::Refused(why)) => return Err(why),
-                    Err(JoinError::Retry(why)) => tracing::warn!("{why}"),
+                    // Said once, however often it is tried.
+                    Err(JoinError::Retry(why)) if told == why => {}
+                    Err(JoinError::Retry(why)) => {
+                        if self.tells.tell(&Told::Unreachable { why: &why }) {
+                            told = why;
+                        } else {
+                            tracing::warn!("{why}");
+                        }
+                    }
                 }
             }
             tokio::time::sleep(backoff.next()).await;
@@ -239,6 +250,8 @@ impl Dialer {
             None => {
                 let pass = self.join(endpoint, keys).await?;
                 self.standing.renewed(pass.clone());
+                let Identity { fleet, labor, .. } = &pass.identity;
+                self.tells.tell(&Told::Joined { fleet, labor: *labor });
                 pass
             }
         };

@@ -51,6 +51,7 @@ pub struct HistoryEntry {
 
 pub(crate) struct LaborShared {
     pub(crate) id: LaborId,
+    pub(crate) invited: bool,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) session: RwLock<Option<Arc<Session>>>,
     pub(crate) history: Mutex<VecDeque<HistoryEntry>>,
@@ -78,10 +79,11 @@ const ASSIGNED: usize = 4096;
 const LAST_BYTES: Duration = Duration::from_secs(10);
 
 impl LaborShared {
-    pub(crate) fn new(id: LaborId, task_prefix: u64, payloads: Arc<Payloads>) -> Self {
+    pub(crate) fn new(id: LaborId, invited: bool, task_prefix: u64, payloads: Arc<Payloads>) -> Self {
         let status = Status { generation: Generation::FIRST, state: LaborState::Requested, cause: None };
         Self {
             id,
+            invited,
             status: watch::Sender::new(status),
             session: RwLock::default(),
             history: Mutex::default(),
@@ -205,6 +207,12 @@ impl Labor {
     /// Its id.
     pub fn id(&self) -> LaborId {
         self.shared.id
+    }
+
+    /// Whether it is on a machine that was [invited](crate::FleetHandle::invite): no adapter has made
+    /// it, and it does not count for how many labors there should be.
+    pub fn is_invited(&self) -> bool {
+        self.shared.invited
     }
 
     /// Where it stands.

@@ -57,7 +57,7 @@ pub use call::{CallError, CallOptions};
 pub use callbacks::{BoxError, FleetEvent, Overseer, Quiet};
 pub use control_plane::ControlPlane;
 pub use core::{AtCapacity, Backoff, Deadlines, Escalation, Requeue, Restart, TaskCount, WhatNext};
-pub use fleet::{Count, Fleet, FleetBuilder, FleetHandle};
+pub use fleet::{Count, Fleet, FleetBuilder, FleetHandle, Invitation, InviteError};
 pub use init::{MainError, init, run};
 pub use labor::{Labor, Status};
 pub use overseer_adapter as adapter;

@@ -32,6 +32,10 @@ pub struct LaborRecord {
     /// Nothing follows this life.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unwanted: bool,
+    /// Its machine was invited, and no adapter has it: until when it might join, in milliseconds
+    /// since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invited: Option<u64>,
     /// Why it ended, or its last life did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
@@ -258,6 +262,7 @@ mod tests {
             state: LaborState::Requested,
             node: None,
             unwanted: false,
+            invited: None,
             cause: None,
             updated_ms: 5,
         }
@@ -315,6 +320,16 @@ mod tests {
             claims.admit(&claim, key, SystemTime::UNIX_EPOCH).await.unwrap_err().code(),
             "claim_unknown"
         );
+    }
+
+    #[test]
+    fn a_record_without_an_invitation_is_as_it_was_and_one_with_it_is_read_back() {
+        let plain = record("farm", 1, 1);
+        let Operation::Put(_, value, _) = plain.put() else { unreachable!() };
+        assert!(!String::from_utf8(value.to_vec()).unwrap().contains("invited"));
+        let invited = LaborRecord { invited: Some(1_700_000_000_123), ..plain };
+        let Operation::Put(_, value, _) = invited.put() else { unreachable!() };
+        assert_eq!(serde_json::from_slice::<LaborRecord>(&value).unwrap(), invited);
     }
 
     #[tokio::test]

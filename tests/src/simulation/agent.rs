@@ -22,6 +22,8 @@ pub(super) enum Had {
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) joined: bool,
+    /// It is somebody else's: no adapter tells of it.
+    pub(super) invited: bool,
     pub(super) session: Option<SessionId>,
     /// The release is up.
     pub(super) ready: bool,
@@ -44,6 +46,7 @@ impl Node {
     pub(super) fn new(now: Millis, lease: Millis, pace: u64) -> Self {
         Self {
             joined: false,
+            invited: false,
             session: None,
             ready: false,
             draining: false,
@@ -89,6 +92,16 @@ impl World {
         self.queue.after(1000, Happening::AgentTick(life));
     }
 
+    /// The document of an invitation is used on a machine, or lies around for too long.
+    pub(super) fn paste(&mut self, life: Life) {
+        let (boot, now) = (self.delay(70_000), self.queue.now);
+        let lease = options().lease.as_millis() as u64;
+        let node = Node::new(now + boot, lease, 995 + self.dice.roll(11));
+        self.nodes.insert(life, Node { invited: true, ..node });
+        self.queue.after(boot, Happening::Dial(life, 0));
+        self.queue.after(boot + 1000, Happening::AgentTick(life));
+    }
+
     /// A node ends; its adapter may tell.
     pub(super) fn end_node(&mut self, life: Life, cause: Cause, tells: bool) {
         let Some(mut node) = self.nodes.remove(&life) else { return };
@@ -98,7 +111,7 @@ impl World {
             let detached = Up::Event(Event::Detached(life, session));
             self.queue.at(at, Happening::Up(session, life, detached));
         }
-        if !tells || self.fault(Kind::NoticeLost, 12) {
+        if !tells || node.invited || self.fault(Kind::NoticeLost, 12) {
             return;
         }
         let delay = self.delay(50);
@@ -233,7 +246,10 @@ impl World {
                 node.draining = true;
                 self.drained(life);
             }
-            Down::Shutdown => self.end_node(life, Cause::Exited { code: 0 }, true),
+            Down::Shutdown => {
+                self.say(life, Up::Event(Event::Left(life, Cause::Asked)));
+                self.end_node(life, Cause::Exited { code: 0 }, true);
+            }
             Down::Run(task, attempt) => self.run_task(life, task, attempt),
             Down::Cancel(task, attempt) => {
                 if node.has.get(&(task, attempt)) == Some(&Had::Runs) {

@@ -41,11 +41,13 @@ pub enum Kind {
     Cancelled,
     /// A labor is drained, or ended and a new one started.
     Replaced,
+    /// A machine is invited, which joins, or comes too late.
+    Invited,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::KilledAfterWrite,
         Self::KilledAnyTime,
         Self::NodeKilled,
@@ -64,6 +66,7 @@ impl Kind {
         Self::LoadFailed,
         Self::Cancelled,
         Self::Replaced,
+        Self::Invited,
     ];
 }
 

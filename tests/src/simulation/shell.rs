@@ -1,11 +1,12 @@
 //! What the shells do with effects, in this world.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use overseer::core::{Care, Effect, Event, Finding, Found, Inventory, Life, Requeue, TaskEffect, TaskEvent};
 use overseer::tasks::TaskRecord;
 use overseer::{Cause, LaborId, LaborState, TaskId};
-use overseer_protocol::SessionId;
+use overseer_protocol::{Generation, SessionId};
 
 use super::fault::Kind;
 use super::server::Server;
@@ -24,18 +25,19 @@ impl World {
             }
         }
         let mut survivors = BTreeSet::new();
-        let mut strangers: BTreeSet<Life> = self.nodes.keys().copied().collect();
+        let mut strangers = self.inventory();
         for labor in self.store.labors.clone().into_values() {
-            let there = strangers.remove(&labor.life);
+            let there = strangers.remove(&labor.life) || labor.invited.is_some();
             let found = Found::of(labor.state, labor.cause.as_ref(), there);
             if found == Found::Running {
                 survivors.insert(labor.life);
             }
             let (life, unwanted) = (labor.life, labor.unwanted);
+            let invited = labor.invited.map(|until| Duration::from_millis(until.saturating_sub(now)));
             if let Some(server) = &mut self.server {
                 server.latest.insert(life.labor, labor);
             }
-            self.fleet_event(Event::Adopted { life, found, unwanted });
+            self.fleet_event(Event::Adopted { life, found, unwanted, invited });
         }
         self.task_event(TaskEvent::Survivors(survivors));
         let epoch = self.epoch;
@@ -47,11 +49,34 @@ impl World {
         self.queue.after(60_000, Happening::Reconcile(epoch));
     }
 
-    /// As many labors as there should be.
+    /// Nodes that the adapter has.
+    fn inventory(&self) -> BTreeSet<Life> {
+        self.nodes.iter().filter(|(_, node)| !node.invited).map(|(life, _)| *life).collect()
+    }
+
+    /// Somebody is given an invitation, once it is stored.
+    fn invite(&mut self) {
+        let ttl = self.delay(60_000);
+        let now = self.queue.now;
+        let Some(server) = &self.server else { return };
+        if server.fleet.admit(1).is_err() {
+            return;
+        }
+        self.ids += 1;
+        let life = Life { labor: LaborId::new(now, self.ids), generation: Generation::FIRST };
+        self.fleet_event(Event::Invite { id: life.labor, ttl: Duration::from_millis(ttl) });
+        let invited = Some(now + ttl);
+        let labor = Labor { life, state: LaborState::Booting, unwanted: true, cause: None, invited };
+        self.labor_write(Write::Intent(labor));
+    }
+
+    /// As many labors as there should be, without those that were invited.
     fn top_up(&mut self) {
         loop {
             let Some(server) = &self.server else { return };
-            if server.fleet.len() >= LABORS {
+            let lives = server.fleet.labors().map(|(life, _)| life.labor);
+            let wanted = lives.filter(|labor| !server.fleet.is_invited(*labor)).count();
+            if wanted >= LABORS || server.fleet.admit(1).is_err() {
                 return;
             }
             self.ids += 1;
@@ -88,8 +113,9 @@ impl World {
         let Some(server) = &mut self.server else { return };
         let name = format!("{event:?}");
         let name = name.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
-        for (_, state) in server.fleet.labors() {
-            *self.covered.entry((state.to_string(), name.clone())).or_default() += 1;
+        for (life, state) in server.fleet.labors() {
+            let invited = if server.fleet.is_invited(life.labor) { "invited " } else { "" };
+            *self.covered.entry((format!("{invited}{state}"), name.clone())).or_default() += 1;
         }
         let attached = match &event {
             Event::Attached { life, session, .. } => Some((*life, *session)),
@@ -124,10 +150,14 @@ impl World {
         let Some(server) = &mut self.server else { return };
         match effect {
             Effect::Provision(life) => {
-                let labor = Labor { life, state: LaborState::Requested, unwanted: false, cause: None };
+                let labor =
+                    Labor { life, state: LaborState::Requested, unwanted: false, cause: None, invited: None };
                 self.labor_write(Write::Intent(labor));
             }
-            Effect::Terminate(life) => self.terminate(life),
+            Effect::Terminate(life) => {
+                assert!(!server.fleet.is_invited(life.labor), "an adapter is asked for {life:?}");
+                self.terminate(life);
+            }
             Effect::Load(life, session) => self.order(life, session, Down::Load),
             Effect::SendDrain(life, session) => self.order(life, session, Down::Drain),
             Effect::SendShutdown(life, session, _) => self.order(life, session, Down::Shutdown),
@@ -137,7 +167,7 @@ impl World {
                 if state != LaborState::Terminated
                     && let Some(latest) = server.latest.get_mut(&life.labor)
                 {
-                    *latest = Labor { life, state, unwanted, cause };
+                    *latest = Labor { life, state, unwanted, cause, invited: latest.invited };
                     let write = Write::State(latest.clone());
                     self.labor_write(write);
                 }
@@ -170,19 +200,24 @@ impl World {
         }
         // An intent of a life that is over by now is left out.
         if let Write::Intent(labor) = &write {
-            let wanted = server.fleet.labors().any(|l| l == (labor.life, LaborState::Requested));
+            let wanted = server.fleet.labors().any(|l| l == (labor.life, labor.state));
             if !wanted {
                 return;
             }
             server.latest.insert(labor.life.labor, labor.clone());
-            server.asked_for.insert(labor.life, false);
+            if labor.invited.is_none() {
+                server.asked_for.insert(labor.life, false);
+            }
         }
         self.store.write(&write);
         if self.fault(Kind::KilledAfterWrite, 150) {
             return self.kill_server();
         }
-        if let Write::Intent(labor) = write {
-            self.provision(labor.life);
+        match write {
+            Write::Intent(labor) if labor.invited.is_none() => self.provision(labor.life),
+            // Only now somebody has the document; not everybody makes use of it.
+            Write::Intent(labor) if !self.dice.one_in(5) => self.paste(labor.life),
+            _ => {}
         }
     }
 
@@ -311,7 +346,7 @@ impl World {
 
     pub(super) fn reconcile(&mut self, epoch: u64) {
         self.queue.after(60_000, Happening::Reconcile(epoch));
-        let nodes = self.nodes.keys().copied().collect();
+        let nodes = self.inventory();
         let records = self.store.labors.values().map(|l| l.life).collect();
         let Some(server) = &mut self.server else { return };
         let inventory = Inventory {
@@ -320,6 +355,10 @@ impl World {
             asked_for: server.asked_for.keys().copied().collect(),
             sessions: server.sessions.values().copied().collect(),
             records,
+            invited: {
+                let lives = server.fleet.labors().map(|(life, _)| life);
+                lives.filter(|life| server.fleet.is_invited(life.labor)).collect()
+            },
         };
         let pass = server.reconciler.pass(&inventory, &Care::default(), true);
         for finding in pass.act {
@@ -366,6 +405,7 @@ impl World {
             Kind::Cancelled,
             Kind::Cancelled,
             Kind::Replaced,
+            Kind::Invited,
         ];
         let kind = kinds[self.dice.roll(kinds.len() as u64) as usize];
         if !self.fault(kind, 1) {
@@ -388,6 +428,7 @@ impl World {
                 }
             }
             Kind::HostCrashed => self.crash_host(life),
+            Kind::Invited => self.invite(),
             Kind::Cancelled => {
                 let task = TaskId(u128::from(1 + self.dice.roll(self.ids as u64 + 1)));
                 self.task_event(TaskEvent::Cancel(task));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use overseer::core::Life;
+use overseer::core::{Life, Millis};
 use overseer::store::Revision;
 use overseer::tasks::TaskRecord;
 use overseer::{Cause, LaborId, LaborState, TaskId};
@@ -14,6 +14,8 @@ pub(super) struct Labor {
     pub(super) state: LaborState,
     pub(super) unwanted: bool,
     pub(super) cause: Option<Cause>,
+    /// Until when its machine might join, if that was invited.
+    pub(super) invited: Option<Millis>,
 }
 
 /// Labors and tasks.

@@ -99,7 +99,7 @@ pub struct Outcome {
     pub failed: BTreeMap<&'static str, u64>,
     /// Faults by kind.
     pub faults: Faults,
-    /// Events that came in each state of a labor.
+    /// Events that came in each state of a labor, of one that was invited by a name of its own.
     pub covered: BTreeMap<(String, String), u64>,
 }
 

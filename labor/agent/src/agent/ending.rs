@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{Agent, work};
 use crate::calls::Event;
 use crate::exit::Exit;
+use crate::tells::Told;
 
 /// Time to finish what runs after SIGTERM.
 const SIGNAL_DRAIN: Duration = Duration::from_secs(30);
@@ -74,6 +75,7 @@ impl Agent {
             Ending::Stopping { .. } | Ending::Leaving { .. } => return,
         }
         self.standing.drains();
+        self.tells.tell(&Told::Draining);
         self.ending = Ending::Draining { until: Instant::now() + deadline, leaves: false, said: false };
         self.calls_event(Event::Draining);
     }
@@ -90,6 +92,7 @@ impl Agent {
             }
             Ending::No => {
                 self.standing.drains();
+                self.tells.tell(&Told::Draining);
                 self.ending = Ending::Draining { until: now + SIGNAL_DRAIN, leaves: true, said: false };
             }
         }
@@ -105,6 +108,9 @@ impl Agent {
     }
 
     pub(super) fn on_shutdown(&mut self, cause: Cause) {
+        if !self.ending.is_stopping() {
+            self.tells.ending(&cause);
+        }
         self.stop_all(cause, Exit::Asked);
     }
 

@@ -17,6 +17,7 @@ use crate::host::{Host, HostInfo, HostKind, HostOutput, HostSpec};
 use crate::load::{LoadError, Loaded};
 use crate::marker;
 use crate::restart::{self, Intensity};
+use crate::tells::Told;
 
 /// Time for a host to start when the order names none.
 pub(super) const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -171,7 +172,9 @@ impl Agent {
 
     /// An order to load came to nothing. What ran before it runs on.
     fn load_failed(&mut self, id: ReleaseId, cause: Cause) {
-        tracing::warn!("release {} does not run: {cause}", id.short());
+        if !self.tells.failed(&cause) {
+            tracing::warn!("release {} does not run: {cause}", id.short());
+        }
         self.report(Kind::LoadFailed(proto::LoadFailed {
             release: id.to_string(),
             cause: cause.to_bytes().into(),
@@ -308,6 +311,7 @@ impl Agent {
             self.host_event("started", None);
         }
         self.say_ready();
+        self.tells.tell(&Told::Ready);
         self.calls_event(Event::HostUp { concurrency: info.concurrency });
     }
 

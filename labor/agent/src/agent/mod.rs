@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overseer_protocol::proto::{self, report::Kind};
-use overseer_protocol::{Bootstrap, Cause, OnLeaseLost};
+use overseer_protocol::{Bootstrap, Cause, Endpoint, OnLeaseLost};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -32,6 +32,7 @@ use crate::owner::Owner;
 use crate::session::{Attached, Dialer, Link, LinkEvent, Standing};
 use crate::signals::Signals;
 use crate::spool::Bounds;
+use crate::tells::{Tells, Told};
 use calling::{Open, Payload};
 use ending::Ending;
 use held::Held;
@@ -40,6 +41,7 @@ use work::Work;
 
 /// Everything that an agent is at one time.
 pub(crate) struct Agent {
+    tells: Tells,
     on_lease_lost: OnLeaseLost,
     release_keys: Vec<String>,
     environment: std::collections::BTreeMap<String, String>,
@@ -91,7 +93,7 @@ fn end_what_is_marked() {
 
 impl Agent {
     /// Starts to dial; everything else follows from what comes back.
-    pub(crate) fn new(bootstrap: Bootstrap, directory: Directory) -> Self {
+    pub(crate) fn new(bootstrap: Bootstrap, directory: Directory, tells: Tells) -> Self {
         let room = Arc::new(Notify::new());
         let standing = Standing::new();
         let outbox = Outbox::new(room.clone());
@@ -109,6 +111,7 @@ impl Agent {
             facts: facts::gather(directory.root()),
             standing: standing.clone(),
             outbox: outbox.clone(),
+            tells: tells.clone(),
             on_joined: Box::new(move || {
                 if fetches.take() {
                     prepared.prepare();
@@ -116,6 +119,7 @@ impl Agent {
             }),
         });
         Self {
+            tells,
             on_lease_lost,
             release_keys,
             environment,
@@ -194,12 +198,16 @@ impl Agent {
                 if self.ending.is_leaving() {
                     return Some(self.ending.exit());
                 }
-                tracing::warn!("the session is lost, dialling again: {why}");
+                if !self.tells.tell(&Told::Lost { why: &why }) {
+                    tracing::warn!("the session is lost, dialling again: {why}");
+                }
                 self.bulk.reset();
                 self.on_down();
             }
             LinkEvent::Refused(why) => {
-                tracing::error!("refused: {why}");
+                if !self.tells.refused(&why, self.standing.pass().is_some()) {
+                    tracing::error!("refused: {why}");
+                }
                 return Some(Exit::Refused);
             }
         }
@@ -235,7 +243,20 @@ impl Agent {
         self.outbox.open(stream);
         self.say_held();
         self.say_what_changed(said_ready);
+        self.tell_up();
         tracing::info!("attached, session {}", welcome.session);
+    }
+
+    fn tell_up(&self) {
+        let endpoint = match self.standing.place() {
+            Some((Endpoint::Tcp(address), _)) => address,
+            Some((Endpoint::Unix(path), _)) => path.display().to_string(),
+            None => return,
+        };
+        self.tells.tell(&Told::Connected { endpoint });
+        if self.standing.is_ready() {
+            self.tells.tell(&Told::Ready);
+        }
     }
 
     fn on_down(&mut self) {
@@ -283,7 +304,9 @@ impl Agent {
     /// of the lease is dialled anew while there is still time.
     fn silence(&mut self, now: Instant) {
         if self.silent_at().is_some_and(|at| at <= now) {
-            tracing::warn!("the Overseer is silent, dialling again");
+            if !self.tells.tell(&Told::Lost { why: "the Overseer is silent" }) {
+                tracing::warn!("the Overseer is silent, dialling again");
+            }
             self.link.again();
             // It goes through the same network.
             self.bulk.reset();

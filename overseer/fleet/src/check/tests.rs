@@ -45,6 +45,7 @@ pub(crate) async fn filled(path: &std::path::Path) -> DataDir {
         state: overseer_protocol::LaborState::Ready,
         node: None,
         unwanted: false,
+        invited: None,
         cause: None,
         updated_ms: 1,
     };

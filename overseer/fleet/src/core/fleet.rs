@@ -1,4 +1,5 @@
 mod adopt;
+mod invited;
 mod tick;
 
 use std::collections::BTreeMap;
@@ -105,7 +106,10 @@ impl FleetCore {
         let mut out = Vec::new();
         match event {
             Event::Start(id) => self.start(now, id, &mut out),
-            Event::Adopted { life, found, unwanted } => self.adopt(now, life, found, unwanted, &mut out),
+            Event::Invite { id, ttl } => self.invite(now, id, ttl, &mut out),
+            Event::Adopted { life, found, unwanted, invited } => {
+                self.adopt(now, life, found, unwanted, invited, &mut out);
+            }
             Event::Drain(id) => self.drain(now, id, Cause::Asked, true, &mut out),
             Event::Terminate(id, cause) => self.terminate(now, id, cause, &mut out),
             Event::Tick => self.tick(now, &mut out),
@@ -121,6 +125,7 @@ impl FleetCore {
             | Event::Failed(life, _)
             | Event::Detached(life, _)
             | Event::Ended(life, _)
+            | Event::Left(life, _)
             | Event::Going(life, _) => {
                 if self.labors.get(&life.labor).is_some_and(|l| l.generation == life.generation) {
                     self.of_life(now, life, event, &mut out);
@@ -183,6 +188,9 @@ impl FleetCore {
             (Phase::Stopping { cause }, Event::Attached { session, .. }) => {
                 out.push(Effect::SendShutdown(life, session, cause));
             }
+            (Phase::Terminating { cause, .. }, Event::Attached { session, .. }) if labor.is_invited() => {
+                self.came_back(now, life, session, cause, out);
+            }
             (Phase::Terminating { .. } | Phase::Backoff, Event::Attached { session, .. }) => {
                 out.push(Effect::CloseSession(life, Some(session)));
             }
@@ -194,8 +202,7 @@ impl FleetCore {
                 self.ready(now, life, session, out);
             }
             (Phase::Loading { .. } | Phase::Loaded { .. } | Phase::Ready { .. }, Event::Failed(_, cause)) => {
-                self.leave_calls(life, out);
-                self.end_node(now, life, cause, out);
+                self.give_up(now, life, cause, out);
             }
             (
                 Phase::Loading { session: ours }
@@ -213,6 +220,8 @@ impl FleetCore {
             ) => {
                 self.gone(now, life, cause, out);
             }
+            // Of a node that an adapter has made, the end of the node counts.
+            (_, Event::Left(_, cause)) if labor.is_invited() => self.left(now, life, cause, out),
             // What was lost and is now seen dead died of what was seen.
             (Phase::Backoff, Event::Ended(_, _)) => {}
             (_, Event::Ended(_, cause)) => {
@@ -242,18 +251,8 @@ impl FleetCore {
         if self.labors.contains_key(&id) || self.stopping || self.admit(1).is_err() {
             return;
         }
-        let labor = Labor {
-            id,
-            generation: Generation::FIRST,
-            phase: Phase::Requested,
-            deadline: None,
-            load_by: None,
-            heard: now,
-            lease_end: now,
-            failures: 0,
-            unwanted: false,
-        };
-        self.labors.insert(id, labor);
+        let life = Life { labor: id, generation: Generation::FIRST };
+        self.labors.insert(id, Labor::new(life, Phase::Requested, now));
         self.request(now, id, out);
     }
 
@@ -365,8 +364,19 @@ impl FleetCore {
         self.enter(now, life, Phase::Stopping { cause: cause.clone() }, Some(cause), out);
     }
 
-    /// Ends the node through its adapter, whatever it does.
+    /// It runs and is of no use.
+    fn give_up(&mut self, now: Millis, life: Life, cause: Cause, out: &mut Vec<Effect>) {
+        if !self.is_invited(life.labor) {
+            self.leave_calls(life, out);
+        }
+        self.end_node(now, life, cause, out);
+    }
+
+    /// Ends the node through its adapter, whatever it does; a machine that was invited has none.
     fn end_node(&mut self, now: Millis, life: Life, cause: Cause, out: &mut Vec<Effect>) {
+        if self.is_invited(life.labor) {
+            return self.end_invited(now, life, cause, out);
+        }
         out.push(Effect::CloseSession(life, None));
         self.enter(now, life, Phase::Terminating { cause: cause.clone(), tries: 1 }, Some(cause), out);
         out.push(Effect::Terminate(life));

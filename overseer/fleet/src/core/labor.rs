@@ -59,9 +59,34 @@ pub(super) struct Labor {
     pub(super) failures: u32,
     /// Somebody wants it gone: nothing follows this life.
     pub(super) unwanted: bool,
+    /// It is on a machine of somebody else's, which may join for so long: no adapter knows it.
+    pub(super) invited: Option<Duration>,
+    /// How often it came back after it was asked to leave.
+    pub(super) asked: u32,
 }
 
 impl Labor {
+    /// One that has just begun.
+    pub(super) fn new(life: Life, phase: Phase, now: Millis) -> Self {
+        Self {
+            id: life.labor,
+            generation: life.generation,
+            phase,
+            deadline: None,
+            load_by: None,
+            heard: now,
+            lease_end: now,
+            failures: 0,
+            unwanted: false,
+            invited: None,
+            asked: 0,
+        }
+    }
+
+    pub(super) fn is_invited(&self) -> bool {
+        self.invited.is_some()
+    }
+
     pub(super) fn life(&self) -> Life {
         Life { labor: self.id, generation: self.generation }
     }
@@ -96,7 +121,7 @@ impl Labor {
     pub(super) fn boot_step(&self, deadlines: &Deadlines) -> Option<(BootPhase, Duration)> {
         match self.phase {
             Phase::Requested => Some((BootPhase::Provision, deadlines.provision)),
-            Phase::Booting => Some((BootPhase::Boot, deadlines.boot)),
+            Phase::Booting => Some((BootPhase::Boot, self.invited.unwrap_or(deadlines.boot))),
             Phase::Joining => Some((BootPhase::Join, deadlines.join)),
             Phase::Loading { .. } => Some((BootPhase::Load, deadlines.load)),
             Phase::Loaded { .. } => Some((BootPhase::Start, deadlines.start)),

@@ -139,6 +139,13 @@ impl Default for Deadlines {
 pub enum Event {
     /// A child was asked for; admitted by [`FleetCore::admit`].
     Start(LaborId),
+    /// A machine of somebody else's may join within that time; admitted by [`FleetCore::admit`].
+    Invite {
+        /// As whom.
+        id: LaborId,
+        /// For how long the invitation is good.
+        ttl: Duration,
+    },
     /// The server before this one had it.
     Adopted {
         /// Its last life.
@@ -147,6 +154,8 @@ pub enum Event {
         found: Found,
         /// Nothing follows that life.
         unwanted: bool,
+        /// Its machine was invited; for so long it may still join.
+        invited: Option<Duration>,
     },
     /// The adapter has accepted.
     Accepted(Life),
@@ -184,6 +193,8 @@ pub enum Event {
     Detached(Life, SessionId),
     /// The node has ended: seen by the adapter.
     Ended(Life, Cause),
+    /// Its agent has stopped what ran, and ends.
+    Left(Life, Cause),
     /// The machine will go.
     Going(Life, Cause),
     /// Finish what runs, then end.

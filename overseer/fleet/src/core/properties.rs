@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 
 const LABORS: u64 = 3;
-const EVENTS: usize = 18;
+const EVENTS: usize = 20;
 
 fn id(n: u64) -> LaborId {
     LaborId::new(n, 7)
@@ -32,6 +32,8 @@ fn options(restart: Restart, escalation: Escalation) -> Options {
 struct World {
     /// Nodes that were asked for and have not been confirmed dead; whether their end was asked.
     nodes: BTreeMap<Life, bool>,
+    /// Labors whose machines no adapter has.
+    invited: BTreeSet<LaborId>,
     /// Sessions that calls may be waiting on.
     open: BTreeSet<Life>,
     started: BTreeSet<LaborId>,
@@ -43,6 +45,9 @@ impl World {
     fn take(&mut self, core: &FleetCore, effects: &[Effect]) {
         for effect in effects {
             match effect {
+                Effect::Provision(life) | Effect::Terminate(life) if self.invited.contains(&life.labor) => {
+                    panic!("an adapter is asked for a machine that was invited: {effect:?}");
+                }
                 Effect::Provision(life) => {
                     for (other, asked) in &self.nodes {
                         assert!(other.labor != life.labor || *asked, "{other:?} lives on beside {life:?}");
@@ -126,14 +131,18 @@ fn event(kind: usize, life: Life, session: SessionId, variant: u8) -> Event {
                 _ => Found::Waiting,
             },
             unwanted: variant > 127,
+            invited: variant.is_multiple_of(5).then(|| Duration::from_millis(u64::from(variant) * 100)),
         },
+        18 => Event::Invite { id: life.labor, ttl: Duration::from_millis(u64::from(variant) * 100) },
+        19 => Event::Left(life, cause),
         _ => Event::Tick,
     }
 }
 
 /// The event that brings a labor in this state on.
-fn usual(state: Option<LaborState>) -> usize {
+fn usual(state: Option<LaborState>, variant: u8) -> usize {
     match state {
+        None if variant.is_multiple_of(2) => 18,
         None => 0,
         Some(LaborState::Requested) => 1,
         Some(LaborState::Booting) => 3,
@@ -166,7 +175,7 @@ fn no_sequence_of_events_leaves_a_slot_a_node_or_a_call_behind() {
         for (kind, n, variant, wait, luck) in steps {
             now += u64::from(wait);
             let current = core.labors().find(|(l, _)| l.labor == id(n));
-            let kind = if kind > EVENTS { usual(current.map(|(_, state)| state)) } else { kind };
+            let kind = if kind > EVENTS { usual(current.map(|(_, state)| state), variant) } else { kind };
             let mut life = current.map_or(Life { labor: id(n), generation: Generation::FIRST }, |(l, _)| l);
             if world.forgotten.contains(&life.labor) {
                 continue;
@@ -186,21 +195,26 @@ fn no_sequence_of_events_leaves_a_slot_a_node_or_a_call_behind() {
             };
             let event = event(kind, life, session, variant);
             if let Some((_, state)) = current {
-                *covered.borrow_mut().entry((state.to_string(), name(&event))).or_default() += 1;
+                let state = named(state, core.is_invited(life.labor));
+                *covered.borrow_mut().entry((state, name(&event))).or_default() += 1;
             }
             if matches!(event, Event::Ended(..)) {
                 world.dies(life);
             }
-            if let Event::Adopted { found, .. } = &event
-                && current.is_none()
-            {
-                if core.admit(1).is_err() || core.is_stopping() {
-                    continue;
+            let room = core.admit(1).is_ok() && !core.is_stopping();
+            match &event {
+                Event::Adopted { .. } | Event::Invite { .. } if current.is_none() && !room => continue,
+                Event::Adopted { invited: Some(_), .. } | Event::Invite { .. } if current.is_none() => {
+                    world.started.insert(life.labor);
+                    world.invited.insert(life.labor);
                 }
-                world.started.insert(life.labor);
-                if *found != Found::Waiting {
-                    world.nodes.insert(life, false);
+                Event::Adopted { found, .. } if current.is_none() => {
+                    world.started.insert(life.labor);
+                    if *found != Found::Waiting {
+                        world.nodes.insert(life, false);
+                    }
                 }
+                _ => {}
             }
             let effects = core.on_event(now, event);
             world.take(&core, &effects);
@@ -230,9 +244,14 @@ fn no_sequence_of_events_leaves_a_slot_a_node_or_a_call_behind() {
     let unreached = unreached(&covered);
     println!("{} (state, event) pairs covered", covered.len());
     for ((state, event), times) in &covered {
-        println!("  {state:12} {event:16} {times}");
+        println!("  {state:20} {event:16} {times}");
     }
     assert!(unreached.is_empty(), "never reached: {unreached:?}");
+}
+
+/// A state of a labor, of one that was invited by a name of its own.
+fn named(state: LaborState, invited: bool) -> String {
+    if invited { format!("invited {state}") } else { state.to_string() }
 }
 
 fn unreached(covered: &BTreeMap<(String, String), u64>) -> Vec<(String, String)> {
@@ -241,8 +260,15 @@ fn unreached(covered: &BTreeMap<(String, String), u64>) -> Vec<(String, String)>
         LaborState::ALL.into_iter().filter(|s| !matches!(s, LaborState::Connected | LaborState::Terminated));
     let life = Life { labor: id(0), generation: Generation::FIRST };
     let events: BTreeSet<String> = (0..=EVENTS).map(|k| name(&event(k, life, SessionId(1), 0))).collect();
+    // An invitation begins when it is given, and nothing follows it.
+    let both = |s: LaborState| {
+        let invited = !matches!(s, LaborState::Requested | LaborState::Backoff);
+        [Some(named(s, false)), invited.then(|| named(s, true))]
+    };
     states
-        .flat_map(|s| events.iter().map(move |e| (s.to_string(), e.clone())))
+        .flat_map(both)
+        .flatten()
+        .flat_map(|s| events.iter().map(move |e| (s.clone(), e.clone())))
         .filter(|pair| !covered.contains_key(pair))
         .collect()
 }

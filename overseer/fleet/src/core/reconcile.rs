@@ -22,6 +22,8 @@ pub struct Inventory {
     pub sessions: BTreeSet<Life>,
     /// Records in the store.
     pub records: BTreeSet<Life>,
+    /// Labors on machines that were invited, which no adapter has: their lease tells.
+    pub invited: BTreeSet<Life>,
 }
 
 /// One thing that does not fit.
@@ -133,12 +135,12 @@ impl Reconciler {
 }
 
 fn findings(inventory: &Inventory) -> BTreeSet<Finding> {
-    let Inventory { labors, nodes, asked_for, sessions, records } = inventory;
+    let Inventory { labors, nodes, asked_for, sessions, records, invited } = inventory;
     let mut found = BTreeSet::new();
     for (life, state) in labors {
         // One that has a session lives, whatever an inventory says that lags behind.
         let there = nodes.contains(life) || sessions.contains(life) || asked_for.contains(life);
-        if needs_node(*state) && !there {
+        if needs_node(*state) && !there && !invited.contains(life) {
             found.insert(Finding::IntentWithoutMachine(*life));
         }
     }
@@ -197,6 +199,7 @@ mod tests {
             asked_for: BTreeSet::new(),
             sessions: lives.clone(),
             records: lives,
+            invited: BTreeSet::new(),
         }
     }
 
@@ -239,6 +242,23 @@ mod tests {
             ]
         );
         assert_eq!(pass.braked, None);
+    }
+
+    #[test]
+    fn a_machine_that_was_invited_needs_no_node() {
+        let mut inventory = all_well(5);
+        for n in [0, 1] {
+            inventory.nodes.remove(&life(n));
+            inventory.sessions.remove(&life(n));
+        }
+        inventory.invited.insert(life(0));
+        assert_eq!(twice(&inventory).found, [Finding::IntentWithoutMachine(life(1))]);
+        // One that is over is a stranger as any other.
+        inventory.nodes.insert(life(1));
+        inventory.labors.remove(&life(0));
+        inventory.records.remove(&life(0));
+        inventory.sessions.insert(life(0));
+        assert_eq!(twice(&inventory).found, [Finding::SessionWithoutLabor(life(0))]);
     }
 
     #[test]

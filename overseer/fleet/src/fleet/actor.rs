@@ -12,11 +12,13 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent
 use tokio::time::Instant;
 
 use super::handler::Told;
+use super::invitation::{Invitation, Invite, InviteError};
 use super::nodes::Nodes;
 use super::reconciler::Reconciling;
 use super::recovery::Left;
 use super::shared::FleetShared;
 use crate::callbacks::FleetEvent;
+use crate::claims::millis;
 use crate::core::{AtCapacity, Effect, Event, FleetCore, Found, Happening, Life, Millis, TaskEvent};
 use crate::labor::{Labor, LaborShared};
 use crate::session::Session;
@@ -27,6 +29,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 pub(crate) enum FleetMessage {
     Event(Event),
     Start(usize, RpcReplyPort<Result<Vec<Labor>, AtCapacity>>),
+    Invite(Invite, RpcReplyPort<Result<Invitation, InviteError>>),
     Count(RpcReplyPort<BTreeMap<LaborState, usize>>),
     DrainAll,
     TerminateAll(Cause),
@@ -119,7 +122,7 @@ impl Actor for FleetActor {
             FleetMessage::Start(_, reply) if state.core.is_stopping() => drop(reply),
             FleetMessage::Start(n, reply) => {
                 let admitted = state.core.admit(n);
-                let answer = admitted.map(|()| (0..n).map(|_| state.new_labor()).collect::<Vec<_>>());
+                let answer = admitted.map(|()| (0..n).map(|_| state.new_labor(false)).collect::<Vec<_>>());
                 if let Ok(labors) = &answer {
                     let starts = labors.iter().flat_map(|l| state.core.on_event(now, Event::Start(l.id())));
                     let effects = starts.collect();
@@ -127,6 +130,8 @@ impl Actor for FleetActor {
                 }
                 let _ = reply.send(answer);
             }
+            FleetMessage::Invite(_, reply) if state.core.is_stopping() => drop(reply),
+            FleetMessage::Invite(invite, reply) => state.invite(now, &invite, reply),
             FleetMessage::Count(reply) => {
                 let mut count = BTreeMap::new();
                 for (_, labor) in state.core.labors() {
@@ -285,18 +290,20 @@ impl FleetState {
     fn take_over(&mut self, left: Left) {
         let embedded = self.nodes.embedded;
         let mut survivors = BTreeSet::new();
+        let today = millis(SystemTime::now());
         for (record, found) in left.labors {
             let life = record.life();
+            let invited = record.invited.map(|until| Duration::from_millis(until.saturating_sub(today)));
             if found == Found::Running {
                 survivors.insert(life);
             }
             tracing::info!(labor = %life.labor, generation = life.generation.0, ?found, "a labor is taken over");
-            let shared =
-                LaborShared::new(life.labor, crate::random::u64(), Arc::clone(&self.shared.payloads));
+            let payloads = Arc::clone(&self.shared.payloads);
+            let shared = LaborShared::new(life.labor, invited.is_some(), crate::random::u64(), payloads);
             self.shared.labors.write().insert(life.labor, Arc::new(shared));
             let unwanted = record.unwanted || embedded;
             self.nodes.records.seed(record);
-            let effects = self.core.on_event(self.now(), Event::Adopted { life, found, unwanted });
+            let effects = self.core.on_event(self.now(), Event::Adopted { life, found, unwanted, invited });
             self.carry_out(effects);
         }
         self.tasks(TaskEvent::Survivors(survivors));
@@ -306,7 +313,31 @@ impl FleetState {
         }
     }
 
-    fn new_labor(&mut self) -> Labor {
+    /// The slot is taken now; the answer follows when the invitation is stored.
+    fn invite(&mut self, now: Millis, invite: &Invite, reply: RpcReplyPort<Result<Invitation, InviteError>>) {
+        let admitted = self.nodes.endpoints_for(invite).and_then(|endpoints| {
+            self.core.admit(1)?;
+            Ok(endpoints)
+        });
+        let endpoints = match admitted {
+            Ok(endpoints) => endpoints,
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        let (labor, ttl) = (self.new_labor(true), invite.ttl);
+        let id = labor.id();
+        let effects = self.core.on_event(now, Event::Invite { id, ttl });
+        self.carry_out(effects);
+        let nodes = Arc::clone(&self.nodes);
+        tokio::spawn(async move {
+            let answer = nodes.invite(labor, ttl, endpoints).await;
+            if reply.send(answer).is_err() {
+                // Nobody has the document.
+                nodes.report(Event::Terminate(id, Cause::Asked));
+            }
+        });
+    }
+
+    fn new_labor(&mut self, invited: bool) -> Labor {
         let millis = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
         // Of two in one millisecond the later one has the larger id too: they sort by age.
         let (last, random) = self.last_id;
@@ -315,7 +346,8 @@ impl FleetState {
             _ => (last, random + 1),
         };
         let id = LaborId::new(self.last_id.0, self.last_id.1);
-        let shared = LaborShared::new(id, crate::random::u64(), Arc::clone(&self.shared.payloads));
+        let payloads = Arc::clone(&self.shared.payloads);
+        let shared = LaborShared::new(id, invited, crate::random::u64(), payloads);
         let shared = Arc::new(shared);
         self.shared.labors.write().insert(id, Arc::clone(&shared));
         Labor { shared }

@@ -3,6 +3,7 @@
 mod actor;
 mod builder;
 mod handler;
+mod invitation;
 mod nodes;
 mod reconciler;
 mod record_writer;
@@ -12,6 +13,7 @@ mod shared;
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use overseer_adapter::NodeKey;
@@ -25,6 +27,8 @@ pub(crate) use self::actor::FleetMessage;
 pub use self::builder::{FleetBuilder, StartError};
 pub(crate) use self::handler::Told;
 use self::handler::{HandlerMessage, Visit};
+use self::invitation::Invite;
+pub use self::invitation::{INVITATION_TTL, Invitation, InviteError};
 pub use self::recovery::RecoveryError;
 use self::shared::Place;
 pub(crate) use self::shared::{FleetShared, left};
@@ -154,6 +158,37 @@ impl FleetHandle {
     /// [`StartChildError`]; nothing was started.
     pub async fn start_children(&self, n: usize) -> Result<Vec<Labor>, StartChildError> {
         Ok(self.ask(|reply| FleetMessage::Start(n, reply)).await??)
+    }
+
+    /// Makes a place for a machine that somebody has, which joins by hand within `ttl`
+    /// ([`INVITATION_TTL`]): on it, `overseer labor join TOKEN`. It takes a slot at once, is called
+    /// and given tasks as the others are, and is never replaced. No adapter can end it: it is told
+    /// to leave, and where it does not hear that, its slot is free when its lease has run out.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # async fn example(fleet: &overseer::Fleet) -> Result<(), Box<dyn std::error::Error>> {
+    /// let invitation = fleet.invite(Duration::from_secs(15 * 60)).await?;
+    /// println!("overseer labor join {}", invitation.token()?.expose());
+    /// invitation.labor.ready().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`InviteError`]; nobody was invited. The control plane must
+    /// [listen](crate::control_plane::ControlPlaneBuilder::listen) on TCP.
+    pub async fn invite(&self, ttl: Duration) -> Result<Invitation, InviteError> {
+        self.invite_to(ttl, Vec::new()).await
+    }
+
+    /// As [`FleetHandle::invite`], to call at these addresses (`HOST:PORT`), which lead to where the
+    /// control plane listens: behind a router, or by a name.
+    ///
+    /// # Errors
+    /// [`InviteError`].
+    pub async fn invite_to(&self, ttl: Duration, addresses: Vec<String>) -> Result<Invitation, InviteError> {
+        self.ask(|reply| FleetMessage::Invite(Invite { ttl, addresses }, reply)).await?
     }
 
     /// Ends a labor for good: its plugin is asked to stop, then the node is ended. Returns at

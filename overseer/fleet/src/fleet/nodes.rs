@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use overseer_adapter::{Adapter, AdapterError, Ended, NodeKey, Request};
 use overseer_protocol::{BootPhase, Bootstrap, Cause, Claim, Endpoint, LaborState, OnLeaseLost, Resources};
@@ -16,7 +16,7 @@ use crate::control_plane::ControlPlane;
 use crate::core::{Event, Life};
 use crate::labor::LaborShared;
 use crate::records::LaborRecord;
-use crate::store::{StoreError, Transaction};
+use crate::store::{Operation, StoreError, Transaction};
 
 /// Labors whose intent goes into one transaction: a record and a claim each.
 const INTENTS: usize = 60;
@@ -36,12 +36,23 @@ pub(crate) struct Nodes {
     pub(crate) records: RecordWriter,
 }
 
+/// How a life is claimed.
+pub(super) struct Claiming {
+    /// From `now` on.
+    pub(super) valid: Duration,
+    pub(super) now: SystemTime,
+    /// What is stored of the labor.
+    pub(super) state: LaborState,
+    /// By a machine that no adapter has.
+    pub(super) invited: bool,
+}
+
 impl Nodes {
     pub(crate) fn key(&self, life: Life) -> NodeKey {
         NodeKey { fleet: self.shared.name.clone(), labor: life.labor, generation: life.generation }
     }
 
-    fn report(&self, event: Event) {
+    pub(super) fn report(&self, event: Event) {
         // An actor that has stopped decides no more.
         let _ = self.actor.cast(FleetMessage::Event(event));
     }
@@ -92,27 +103,17 @@ impl Nodes {
     async fn intend(&self, lives: &[Life]) -> Result<Vec<(Asked, Request)>, StoreError> {
         // What ends a life from here on is written after its intent.
         let _writing = self.records.hold().await;
-        let now = SystemTime::now();
         let mut transaction = Transaction::new();
         let mut requests = Vec::with_capacity(lives.len());
         let deadlines = &self.shared.options.deadlines;
-        let valid = deadlines.provision + deadlines.boot;
+        let claiming = Claiming {
+            valid: deadlines.provision + deadlines.boot,
+            now: SystemTime::now(),
+            state: LaborState::Requested,
+            invited: false,
+        };
         for life in lives {
-            let key = self.key(*life);
-            let NewClaim { claim, operation } = Claims::issue(&key, valid, now, crate::random::bytes());
-            let record = LaborRecord {
-                fleet: key.fleet.clone(),
-                labor: key.labor,
-                generation: key.generation,
-                adapter: self.adapter.name().to_owned(),
-                state: LaborState::Requested,
-                node: None,
-                unwanted: false,
-                cause: None,
-                updated_ms: millis(now),
-            };
-            let put = record.put();
-            self.records.seed(record);
+            let (operations, claim) = self.claim(*life, &claiming);
             let Some(labor) = self.shared.present(life.labor, life.generation) else {
                 // Whoever ended it may have removed the record before this one was taken.
                 self.records.forget(life.labor);
@@ -123,8 +124,8 @@ impl Nodes {
                 // Its end removes the record, or its next life replaces it.
                 continue;
             }
-            transaction.operations.extend([put, operation]);
-            let bootstrap = self.bootstrap(*life, claim);
+            transaction.operations.extend(operations);
+            let (key, bootstrap) = (self.key(*life), self.bootstrap(*life, claim));
             requests.push((asked, Request { key, bootstrap, resources: self.resources.clone() }));
         }
         if requests.is_empty() {
@@ -134,25 +135,60 @@ impl Nodes {
         Ok(requests)
     }
 
+    /// The record of a life and its claim, to be stored together before anybody has the claim.
+    /// Needs the writer's hold.
+    pub(super) fn claim(&self, life: Life, claiming: &Claiming) -> ([Operation; 2], Claim) {
+        let Claiming { valid, now, state, invited } = *claiming;
+        let key = self.key(life);
+        let NewClaim { claim, operation } = Claims::issue(&key, valid, now, crate::random::bytes());
+        let record = LaborRecord {
+            fleet: key.fleet,
+            labor: key.labor,
+            generation: key.generation,
+            adapter: self.adapter.name().to_owned(),
+            state,
+            node: None,
+            unwanted: invited,
+            invited: invited.then(|| millis(now + valid)),
+            cause: None,
+            updated_ms: millis(now),
+        };
+        let put = record.put();
+        self.records.seed(record);
+        ([put, operation], claim)
+    }
+
+    /// For a node of the adapter's.
     fn bootstrap(&self, life: Life, claim: Claim) -> Bootstrap {
-        let (capabilities, authorities) = (self.adapter.capabilities(), self.plane.authorities());
+        let capabilities = self.adapter.capabilities();
         let reachable = |e: &&Endpoint| capabilities.same_machine || matches!(e, Endpoint::Tcp(_));
+        let endpoints = self.plane.endpoints().iter().filter(reachable).cloned().collect();
         Bootstrap {
-            format: Bootstrap::FORMAT,
-            fleet: self.shared.name.clone(),
-            endpoints: self.plane.endpoints().iter().filter(reachable).cloned().collect(),
-            authorities: authorities.bundle().to_owned(),
-            owner: Some(authorities.owner()),
-            release_keys: self.release_keys.clone(),
-            claim,
-            lease_ms: self.shared.options.lease.as_millis() as u64,
-            on_lease_lost: OnLeaseLost::End,
             owner_pipe: self.embedded && capabilities.owner_pipe,
             // On this machine it goes away with the control plane's own directory, at the latest.
             directory: capabilities.same_machine.then(|| {
                 let name = format!("{}-{}", life.labor, life.generation);
                 self.plane.directory().join("labors").join(name)
             }),
+            ..self.document(claim, endpoints)
+        }
+    }
+
+    /// For whoever calls at these endpoints, and lives by the lease.
+    pub(super) fn document(&self, claim: Claim, endpoints: Vec<Endpoint>) -> Bootstrap {
+        let authorities = self.plane.authorities();
+        Bootstrap {
+            format: Bootstrap::FORMAT,
+            fleet: self.shared.name.clone(),
+            endpoints,
+            authorities: authorities.bundle().to_owned(),
+            owner: Some(authorities.owner()),
+            release_keys: self.release_keys.clone(),
+            claim,
+            lease_ms: self.shared.options.lease.as_millis() as u64,
+            on_lease_lost: OnLeaseLost::End,
+            owner_pipe: false,
+            directory: None,
             environment: self.environment.clone(),
         }
     }

@@ -94,10 +94,15 @@ impl Reconciling {
             all.values().flat_map(of).collect()
         };
         let sessions = shared.sessions.lock().values().map(|session| session.life).collect();
+        let invited = {
+            let all = shared.labors.read();
+            let all = all.values().filter(|labor| labor.invited);
+            all.map(|labor| Life { labor: labor.id, generation: labor.status.borrow().generation }).collect()
+        };
         let owner = self.nodes.plane.owner();
         let ours = nodes.into_iter().filter(|node| node.may_be_of(&owner));
         let nodes = ours.map(|node| Life::from(&node.key)).collect();
-        Ok(Inventory { labors, nodes, asked_for, sessions, records })
+        Ok(Inventory { labors, nodes, asked_for, sessions, records, invited })
     }
 
     async fn act(&self, finding: &Finding) -> Result<(), RecoveryError> {

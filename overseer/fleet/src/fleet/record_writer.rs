@@ -168,6 +168,7 @@ mod tests {
             state: LaborState::Requested,
             node: None,
             unwanted: false,
+            invited: None,
             cause: None,
             updated_ms: 5,
         }

@@ -88,7 +88,8 @@ pub(crate) async fn look(
         let found = match plane.is_embedded() {
             // Its labors end with the process; whoever starts anew starts its own.
             true => Found::Ending(Cause::OwnerLost),
-            false => Found::of(record.state, cause, node.is_some()),
+            // No adapter knows of a machine that was invited: its lease and its session tell.
+            false => Found::of(record.state, cause, node.is_some() || record.invited.is_some()),
         };
         left.labors.push((record, found));
     }

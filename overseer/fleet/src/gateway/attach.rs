@@ -191,8 +191,11 @@ impl Attachment {
             report::Kind::Notice(notice) => {
                 self.fleet.event(Event::Going(life, Cause::from_bytes(&notice.cause)));
             }
-            // The agent leaves as soon as the stream ends; its end is what counts.
-            report::Kind::Goodbye(_) => self.session.lanes.close(None),
+            // The agent leaves as soon as the stream ends.
+            report::Kind::Goodbye(goodbye) => {
+                self.fleet.event(Event::Left(life, Cause::from_bytes(&goodbye.cause)));
+                self.session.lanes.close(None);
+            }
             report::Kind::Hello(_) => {}
         }
         Ok(())

@@ -1,12 +1,13 @@
 //! `Fleets`: what fleets are and should be.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use overseer::core::{Finding, Pass};
 use overseer::fleet::ReconcileError;
 use overseer::labor::HistoryEntry;
-use overseer::{Cause, Labor, LaborId};
+use overseer::{Cause, Invitation, InviteError, Labor, LaborId};
+use overseer_protocol::Endpoint;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -17,6 +18,9 @@ use crate::failure::Failure;
 use crate::serve::events::{Followed, KEPT, Numbered};
 use crate::serve::gate;
 use crate::serve::slot::{FleetSlot, State, unknown_labor};
+
+/// How long an invitation is good when nobody says.
+const INVITED: Duration = Duration::from_secs(15 * 60);
 
 /// A labor's id.
 pub(super) fn labor_id(text: &str) -> Result<LaborId, Failure> {
@@ -73,6 +77,7 @@ fn labor(labor: &Labor) -> proto::Labor {
         since_ms: labor.history().last().map_or(0, |entry| entry.at_ms),
         host: labor.facts().map(|facts| facts.host.to_string()).unwrap_or_default(),
         open: number(labor.open_calls()),
+        invited: labor.is_invited(),
     }
 }
 
@@ -98,6 +103,36 @@ fn finding(finding: &Finding) -> proto::Finding {
         labor: life.labor.to_string(),
         generation: life.generation.0,
     }
+}
+
+fn not_invited(error: &InviteError) -> Failure {
+    let exit = match error {
+        InviteError::NoListener
+        | InviteError::NoAddress
+        | InviteError::BadAddress(_)
+        | InviteError::Ttl(_)
+        | InviteError::TooLarge(_) => Exit::BadInput,
+        _ => Exit::Fault,
+    };
+    Failure::told(exit, error.code(), &error.to_string())
+}
+
+fn invited(invitation: &Invitation) -> Result<proto::InviteResponse, Failure> {
+    let token = invitation
+        .token()
+        .map_err(|error| Failure::told(Exit::BadInput, error.code(), &error.to_string()))?;
+    let endpoints = invitation.document.expose().endpoints.iter();
+    Ok(proto::InviteResponse {
+        labor: invitation.labor.id().to_string(),
+        token: token.expose().clone(),
+        endpoints: endpoints
+            .map(|endpoint| match endpoint {
+                Endpoint::Tcp(address) => address.clone(),
+                Endpoint::Unix(path) => path.display().to_string(),
+            })
+            .collect(),
+        until_ms: millis(invitation.until),
+    })
 }
 
 #[tonic::async_trait]
@@ -164,6 +199,21 @@ impl proto::fleets_server::Fleets for Service {
             Ok(proto::DrainFleetResponse { fleet: Some(describe(&slot).await), draining })
         })
         .await
+    }
+
+    async fn invite(
+        &self,
+        request: Request<proto::InviteRequest>,
+    ) -> Result<Response<proto::InviteResponse>, Status> {
+        let proto::InviteRequest { fleet, ttl_ms, addresses } = request.into_inner();
+        let slot = self.server.fleet(&fleet).map_err(refuse)?;
+        let fleet = slot.fleet().map_err(refuse)?;
+        // Not to its end: an invitation that nobody hears of is taken back.
+        let _entered = self.server.gate.enter().map_err(refuse)?;
+        let ttl = ttl_ms.map_or(INVITED, Duration::from_millis);
+        let invitation =
+            fleet.invite_to(ttl, addresses).await.map_err(|error| refuse(not_invited(&error)))?;
+        invited(&invitation).map(Response::new).map_err(refuse)
     }
 
     async fn history(

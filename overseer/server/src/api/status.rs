@@ -86,7 +86,7 @@ pub(super) fn task_failed(error: &TaskError) -> Status {
 fn grpc_code(failure: &Failure) -> Code {
     match &*failure.code {
         "fleet.unknown" | "labor.unknown" | "task.unknown" | "logs.none" => Code::NotFound,
-        "fleet.not_running" | "fleet.stopped" => Code::FailedPrecondition,
+        "fleet.not_running" | "fleet.stopped" | "fleet.invite_no_listener" => Code::FailedPrecondition,
         "fleet.at_capacity" => Code::ResourceExhausted,
         "server.stopping" | "fleet.changing" => Code::Unavailable,
         _ if failure.exit == Exit::BadInput => Code::InvalidArgument,

@@ -1,4 +1,4 @@
-//! `overseer fleet`: list, show, start, stop, drain, events, history.
+//! `overseer fleet`: list, show, start, stop, drain, invite, events, reconcile, history.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -13,9 +13,11 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{self, Target};
 
+mod invite;
 mod reconcile;
 mod text;
 
+use self::invite::{InviteArgs, Invited};
 use self::reconcile::Reconciled;
 pub(super) use self::text::{WIDTH, age, fleet_table, header, why};
 
@@ -24,6 +26,7 @@ Examples:
   overseer fleet list
   overseer fleet show web
   overseer fleet start web --labors 8
+  overseer fleet invite web
   overseer fleet events web --follow";
 
 /// Shows, starts, stops and watches fleets of a server that runs
@@ -84,6 +87,8 @@ pub(super) enum FleetCommand {
         #[arg(long, value_name = "ID")]
         labor: Option<String>,
     },
+    #[command(after_help = invite::EXAMPLES)]
+    Invite(InviteArgs),
     /// Prints what happens to labors of a fleet
     #[command(
         after_help = "Examples:\n  overseer fleet events web\n  overseer fleet events web --follow --backlog 0"
@@ -196,6 +201,8 @@ struct LaborDocument {
     #[serde(skip_serializing_if = "String::is_empty")]
     host: String,
     open: u32,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    invited: bool,
 }
 
 /// An event, as JSON.
@@ -248,6 +255,7 @@ fn labor(labor: proto::Labor) -> LaborDocument {
         since_ms: labor.since_ms,
         host: labor.host,
         open: labor.open,
+        invited: labor.invited,
     }
 }
 
@@ -302,6 +310,12 @@ pub(super) async fn run(command: FleetCommand, channel: Channel, json: bool) -> 
             let done = client.drain(request).await.map_err(failed)?.into_inner();
             let shown = Shown { draining: Some(done.draining), ..shown(done.fleet) };
             print(json, &shown, || text::done(&shown));
+        }
+        FleetCommand::Invite(args) => {
+            let only_token = args.token;
+            let invited = client.invite(args.request()).await.map_err(failed)?.into_inner();
+            let invited = Invited::from(invited);
+            print(json, &invited, || invited.text(only_token));
         }
         FleetCommand::History { name, labor, limit } => {
             let request = proto::HistoryRequest { fleet: name, labor, limit };

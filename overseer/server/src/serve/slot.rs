@@ -286,8 +286,11 @@ impl FleetSlot {
                 fleet
             }
         };
-        let wanted = self.inner.read().wanted();
-        resize(&fleet, wanted as usize).await
+        let (wanted, most) = {
+            let inner = self.inner.read();
+            (inner.wanted(), inner.max_labors())
+        };
+        resize(&fleet, wanted as usize, most).await
     }
 
     async fn start_fleet(&self, plan: &FleetPlan) -> Result<Fleet, Failure> {
@@ -349,6 +352,15 @@ impl Inner {
         }
     }
 
+    /// How many labors there may be at all, of what runs.
+    fn max_labors(&self) -> usize {
+        let plan = match &self.phase {
+            Phase::Running(running) | Phase::Stopping(running) => &running.plan,
+            _ => &self.plan,
+        };
+        plan.config.options.max_nodes
+    }
+
     fn pending(&self) -> Vec<&'static str> {
         match &self.phase {
             Phase::Running(running) => running.plan.differences(&self.plan),
@@ -368,15 +380,25 @@ fn stays(labor: &Labor) -> bool {
     !matches!(labor.status().state, LaborState::Draining | LaborState::Terminating | LaborState::Terminated)
 }
 
-/// Starts the labors that are missing, or drains the youngest of those that are too many.
-async fn resize(fleet: &Fleet, wanted: usize) -> Result<Resized, Failure> {
-    let mut labors: Vec<_> = fleet.which_children().into_iter().filter(stays).collect();
+/// Starts the labors that are missing, or drains the youngest of those that are too many. Machines
+/// that have joined by hand do not count, but for the slots that they take of `most`.
+async fn resize(fleet: &Fleet, wanted: usize, most: usize) -> Result<Resized, Failure> {
+    let (invited, labors): (Vec<Labor>, Vec<Labor>) =
+        fleet.which_children().into_iter().partition(Labor::is_invited);
+    let mut labors: Vec<_> = labors.into_iter().filter(stays).collect();
     if labors.len() > wanted {
         let surplus = labors.split_off(wanted);
         surplus.iter().for_each(|labor| fleet.drain(labor.id()));
         return Ok(Resized { started: 0, drained: surplus.len() });
     }
-    let missing = wanted - labors.len();
+    let room = most.saturating_sub(invited.len()).max(labors.len());
+    // More than there may be at all is a mistake all the same.
+    let reached = if wanted <= most { wanted.min(room) } else { wanted };
+    if reached < wanted {
+        let (fleet, invited) = (fleet.name(), invited.len());
+        tracing::warn!(%fleet, wanted, reached, invited, "machines that were invited take slots of labors that are wanted; raise max_labors");
+    }
+    let missing = reached - labors.len();
     if missing > 0 {
         fleet.start_children(missing).await.map_err(|error: StartChildError| {
             let text = format!("{missing} labors of {} did not start: {error}", fleet.name());

@@ -7,7 +7,7 @@ use crate::world::{Serving, World};
 #[test]
 fn without_a_server_every_place_that_was_looked_at_is_named() {
     let world = World::new();
-    let commands: [&[&str]; 15] = [
+    let commands: [&[&str]; 16] = [
         &["status"],
         &["reload"],
         &["fleet", "list"],
@@ -15,6 +15,7 @@ fn without_a_server_every_place_that_was_looked_at_is_named() {
         &["fleet", "start", "a"],
         &["fleet", "stop", "a"],
         &["fleet", "drain", "a"],
+        &["fleet", "invite", "a"],
         &["fleet", "events", "a"],
         &["fleet", "history", "a"],
         &["logs", "t-00000000000000000000000000000000"],

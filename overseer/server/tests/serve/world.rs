@@ -146,11 +146,12 @@ impl World {
 
     /// Processes of this world's nodes.
     pub(crate) fn nodes(&self) -> Vec<Pid> {
-        let mark = format!("OVERSEER_NODE={}", self.prefix);
+        let marks = ["", "joined/"].map(|kind| format!("OVERSEER_NODE={kind}{}", self.prefix));
         let marked = |pid: &Pid| {
             let path = format!("/proc/{}/environ", pid.as_raw_nonzero());
             let environment = fs::read(path).unwrap_or_default();
-            environment.split(|b| *b == 0).any(|variable| variable.starts_with(mark.as_bytes()))
+            let mut variables = environment.split(|b| *b == 0);
+            variables.any(|variable| marks.iter().any(|mark| variable.starts_with(mark.as_bytes())))
         };
         let entries = fs::read_dir("/proc").unwrap().flatten();
         let pids = entries.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter_map(Pid::from_raw);
@@ -222,6 +223,10 @@ impl Serving {
             }
         }
         panic!("nobody said {part:?}: {:#?}", self.said);
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

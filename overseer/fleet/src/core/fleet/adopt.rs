@@ -19,6 +19,7 @@ impl FleetCore {
         life: Life,
         found: Found,
         unwanted: bool,
+        invited: Option<Duration>,
         out: &mut Vec<Effect>,
     ) {
         if self.labors.contains_key(&life.labor) {
@@ -26,17 +27,10 @@ impl FleetCore {
         }
         // When its node last had word from an Overseer is not known: at the latest just now.
         let lease_end = now + self.options.lease.as_millis() as u64;
-        let labor = Labor {
-            id: life.labor,
-            generation: life.generation,
-            phase: Phase::Booting,
-            deadline: None,
-            load_by: None,
-            heard: now,
-            lease_end,
-            failures: 0,
-            unwanted,
-        };
+        // One that has joined while its record was not yet written dials again by itself.
+        let invited = invited.map(|left| left.max(REATTACH));
+        let unwanted = unwanted || invited.is_some();
+        let labor = Labor { lease_end, unwanted, invited, ..Labor::new(life, Phase::Booting, now) };
         self.labors.insert(life.labor, labor);
         match found {
             Found::Booting => self.enter(now, life, Phase::Booting, None, out),
@@ -48,6 +42,8 @@ impl FleetCore {
                     labor.deadline = Some(now + away.as_millis() as u64);
                 }
             }
+            // Whether its agent still lives nobody knows.
+            Found::Ending(cause) if invited.is_some() => self.await_invited(now, life, cause, out),
             Found::Ending(cause) => self.end_node(now, life, cause, out),
             Found::Waiting if unwanted => self.forget(now, life, Cause::Asked, out),
             Found::Waiting => {

@@ -33,6 +33,9 @@ impl FleetCore {
                 }
                 // An agent without word from us has ended itself by now.
                 Phase::Terminating { cause, .. } if lease_end <= now => self.gone(now, life, cause, out),
+                Phase::Terminating { cause, .. } if labor.is_invited() => {
+                    self.await_invited(now, life, cause, out);
+                }
                 Phase::Terminating { cause, tries } => {
                     let phase = Phase::Terminating { cause, tries: tries.saturating_add(1) };
                     self.enter(now, life, phase, None, out);
@@ -40,9 +43,8 @@ impl FleetCore {
                 }
                 _ => match step {
                     Some((phase, limit)) if late => {
-                        self.leave_calls(life, out);
                         let after_ms = limit.as_millis() as u64;
-                        self.end_node(now, life, Cause::BootTimeout { phase, after_ms }, out);
+                        self.give_up(now, life, Cause::BootTimeout { phase, after_ms }, out);
                     }
                     _ => self.lost(now, life, Cause::HeartbeatLost { silent_ms: now - heard }, out),
                 },

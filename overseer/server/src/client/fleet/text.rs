@@ -42,7 +42,7 @@ pub(super) fn show(shown: &Shown) -> String {
     if labors.is_empty() {
         return text;
     }
-    let mut rows = vec![header(&["labor", "life", "state", "for", "open", "why"])];
+    let mut rows = vec![header(&["labor", "life", "state", "for", "open", "from", "why"])];
     for labor in labors {
         let style = if labor.state == "ready" { Style::new().green() } else { Style::new().yellow() };
         rows.push(vec![
@@ -51,11 +51,17 @@ pub(super) fn show(shown: &Shown) -> String {
             Cell::styled(&labor.state, style),
             Cell::plain(age(labor.since_ms)),
             Cell::plain(labor.open.to_string()),
+            Cell::plain(if labor.invited { "invited" } else { &shown.fleet.adapter }),
             Cell::plain(why(labor.cause.as_ref())),
         ]);
     }
     text.push('\n');
-    text.push_str(&render(&rows, WIDTH, &[(5, 8)], Target::Stdout));
+    // How they came is of interest where they did not all come in one way.
+    if labors.iter().all(|labor| !labor.invited) {
+        rows.iter_mut().for_each(|row| drop(row.remove(5)));
+    }
+    let last = rows[0].len() - 1;
+    text.push_str(&render(&rows, WIDTH, &[(last, 8)], Target::Stdout));
     text
 }
 
@@ -161,6 +167,7 @@ mod tests {
             since_ms: 0,
             host: String::new(),
             open: 12,
+            invited: true,
         };
         let fleet = fleet(&"f".repeat(63));
         let shown = Shown { fleet, children: Some(vec![labor]), started: Some(1), draining: Some(2) };
