@@ -12,7 +12,7 @@ use overseer_protocol::{Endpoint, FleetName, SessionId, TaskId};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use crate::authority::{Authority, AuthorityError};
+use crate::authority::{Authority, AuthorityError, ServerIdentity};
 use crate::blobs::{BlobError, Blobs};
 use crate::claims::Claims;
 use crate::data_dir::{DataDir, DataDirError};
@@ -292,6 +292,21 @@ impl ControlPlane {
 
     pub(crate) fn authority(&self) -> &Authority {
         &self.inner.authority
+    }
+
+    /// PEM of the certificate of this control plane's authority: what the clients of
+    /// [`ControlPlane::server_identity`] trust. No secret.
+    pub fn authority_certificate(&self) -> &str {
+        self.inner.authority.certificate()
+    }
+
+    /// A certificate and a new key for another listener of this process, which is called by these
+    /// host names and IP addresses; good for a year, as that of the gateway.
+    ///
+    /// # Errors
+    /// [`AuthorityError::BadName`], [`AuthorityError::Failed`].
+    pub fn server_identity(&self, names: &[String]) -> Result<ServerIdentity, AuthorityError> {
+        self.inner.authority.server_identity(names, SERVER_CERTIFICATE, SystemTime::now())
     }
 
     pub(crate) fn authorities(&self) -> String {

@@ -6,18 +6,21 @@ mod bulk;
 mod pace;
 mod pairing;
 mod peer;
+mod refused;
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 use overseer_protocol::MAX_MESSAGE;
 use overseer_protocol::proto::bulk_server::BulkServer;
 use overseer_protocol::proto::pairing_server::PairingServer;
 use overseer_protocol::proto::session_server::SessionServer;
-use tokio::net::{TcpListener, UnixListener};
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
@@ -28,6 +31,7 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use self::bounded::Bounded;
 use crate::authority::{Authority, ServerIdentity};
 use crate::control_plane::{ControlPlane, ControlPlaneError};
+use crate::door::{Allowance, Bounds, Door, FailureLimits, Failures, Guarded, Source};
 use overseer_protocol::error_text;
 
 /// A client has this long for its TLS handshake.
@@ -49,15 +53,28 @@ const HEADERS: u32 = 16 * 1024;
 /// Largest `Join`: a claim, a signing request, facts.
 const MAX_JOIN: usize = 64 * 1024;
 
+/// Over TCP, callers who have not shown a certificate of ours yet. A labor that joins is such a
+/// caller for some milliseconds.
+const STRANGERS: Bounds = Bounds { waiting: 1024, each: 512, time: Duration::from_secs(30) };
+/// The same over the unix socket, which only this user can reach.
+const LOCAL: Bounds = Bounds { waiting: 4096, each: 4096, time: Duration::from_secs(30) };
+/// Requests that were refused and are told why.
+const REFUSALS: FailureLimits = FailureLimits {
+    each: Allowance { burst: 100, refill: Duration::from_secs(1) },
+    all: Allowance { burst: 1000, refill: Duration::from_millis(100) },
+    sources: 1024,
+};
+
 /// Answers labors.
 #[derive(Clone)]
 pub(crate) struct Gateway {
     plane: ControlPlane,
+    failures: Arc<Mutex<Failures>>,
 }
 
 impl Gateway {
     pub(crate) fn new(plane: ControlPlane) -> Self {
-        Self { plane }
+        Self { plane, failures: Arc::new(Mutex::new(Failures::new(REFUSALS, Instant::now()))) }
     }
 }
 
@@ -100,7 +117,10 @@ impl Listeners {
     ) -> Result<Vec<JoinHandle<()>>, ControlPlaneError> {
         let mut tasks = Vec::new();
         let unix = router(gateway.clone(), authority, server)?;
-        let incoming = bounded(UnixListenerStream::new(self.unix), stopped.clone());
+        let door = Door::new("labors.sock", LOCAL);
+        let incoming = UnixListenerStream::new(self.unix);
+        let incoming = incoming.map(move |socket| socket.map(|socket| door.guard(socket, Source::Here)));
+        let incoming = bounded(incoming, stopped.clone());
         let until = wait_for(stopped.clone());
         tasks.push(tokio::spawn(async move {
             report(unix.serve_with_incoming_shutdown(incoming, until).await);
@@ -109,6 +129,8 @@ impl Listeners {
             let tcp = router(gateway, authority, server)?;
             // Without TCP_NODELAY pipelined calls are an order of magnitude slower.
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let door = Door::new("listen", STRANGERS);
+            let incoming = incoming.map(move |socket| socket.map(|socket| guard(&door, socket)));
             let incoming = bounded(incoming, stopped.clone());
             tasks.push(tokio::spawn(async move {
                 report(tcp.serve_with_incoming_shutdown(incoming, wait_for(stopped)).await);
@@ -116,6 +138,12 @@ impl Listeners {
         }
         Ok(tasks)
     }
+}
+
+/// One whose address cannot be told has gone already.
+fn guard(door: &Door, socket: TcpStream) -> Guarded<TcpStream> {
+    let source = socket.peer_addr().map_or(Source::Here, |address| Source::of(address.ip()));
+    door.guard(socket, source)
 }
 
 fn bounded<S>(
