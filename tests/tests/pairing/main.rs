@@ -10,3 +10,4 @@ mod http2;
 mod oversize;
 mod requests;
 mod scene;
+mod strangers;

@@ -100,7 +100,7 @@ impl Access {
             }
         };
         let code = failure.code.into_owned();
-        self.deny("nobody", by, rule, from, code).await;
+        self.deny("nobody", by, rule, from, Asked::default(), code).await;
         status
     }
 
@@ -108,14 +108,29 @@ impl Access {
     async fn denied(&self, caller: &Caller, denied: Denied) -> Status {
         let failure = not_allowed(caller.rule, denied);
         let (who, by) = caller.principal.named();
-        self.deny(who, by, Some(caller.rule), &caller.from, failure.code.clone().into_owned()).await;
+        let code = failure.code.clone().into_owned();
+        self.deny(who, by, Some(caller.rule), &caller.from, Asked::default(), code).await;
         status::denied(Code::PermissionDenied, &failure)
     }
 
-    async fn deny(&self, who: &'static str, by: String, rule: Option<&Rule>, from: &str, code: String) {
+    /// Somebody asks for a fleet that he does not see. He is told that there is none.
+    pub(crate) async fn other_fleet(&self, caller: &Caller, asked: Asked) {
+        let (who, by) = caller.principal.named();
+        self.deny(who, by, Some(caller.rule), &caller.from, asked, "fleet.unknown".to_owned()).await;
+    }
+
+    async fn deny(
+        &self,
+        who: &'static str,
+        by: String,
+        rule: Option<&Rule>,
+        from: &str,
+        asked: Asked,
+        code: String,
+    ) {
         let method = rule.map_or_else(|| "?".to_owned(), Rule::name);
         let from_all = crate::audit::without_port(from);
-        let alike = Alike { who, by, from: from_all, method, asked: Asked::default(), code };
+        let alike = Alike { who, by, from: from_all, method, asked, code };
         self.audit.denied(alike, from).await;
     }
 }

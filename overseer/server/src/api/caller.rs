@@ -6,11 +6,10 @@ use tonic::{Request, Status};
 
 use super::Service;
 use super::status::refuse;
-use crate::access::{Caller, Principal, rules};
+use crate::access::{Caller, rules};
 use crate::audit::log::Open;
 use crate::audit::record::{Asked, Class};
 use crate::failure::Failure;
-use crate::serve::server::Server;
 use crate::serve::slot::FleetSlot;
 
 /// Who asks. The layer in front of all services has put him there; a request without one is
@@ -22,36 +21,43 @@ pub(super) fn of<T>(request: &Request<T>) -> Result<Caller, Status> {
 
 /// The fleets that there are for somebody; another one does not exist.
 pub(super) struct Seen<'a> {
-    server: &'a Server,
-    principal: Arc<Principal>,
+    service: &'a Service,
+    caller: &'a Caller,
 }
 
 impl Seen<'_> {
     /// All of them, by name.
     pub(super) fn fleets(&self) -> Vec<Arc<FleetSlot>> {
-        let mut slots = self.server.fleets();
-        slots.retain(|slot| rules::sees(&self.principal, &slot.name));
+        let mut slots = self.service.server.fleets();
+        slots.retain(|slot| rules::sees(&self.caller.principal, &slot.name));
         slots
     }
 
-    /// One of them.
+    /// One of them. That somebody has asked for one that he does not see is recorded.
     ///
     /// # Errors
     /// `fleet.unknown`.
     pub(super) fn fleet(&self, name: &str) -> Result<Arc<FleetSlot>, Failure> {
-        self.server.fleet_of(name, |fleet| rules::sees(&self.principal, fleet))
+        let server = &self.service.server;
+        let found = server.fleet_of(name, |fleet| rules::sees(&self.caller.principal, fleet));
+        if found.is_err() && server.fleet(name).is_ok() {
+            let (access, caller, asked) =
+                (Arc::clone(&self.service.access), self.caller.clone(), Asked::of(name));
+            tokio::spawn(async move { access.other_fleet(&caller, asked).await });
+        }
+        found
     }
 
     /// Whether all fleets are there for him.
     pub(super) fn all(&self) -> bool {
-        self.principal.fleet().is_none()
+        self.caller.principal.fleet().is_none()
     }
 }
 
 impl Service {
     /// What there is for a caller.
-    pub(super) fn seen(&self, caller: &Caller) -> Seen<'_> {
-        Seen { server: &self.server, principal: Arc::clone(&caller.principal) }
+    pub(super) fn seen<'a>(&'a self, caller: &'a Caller) -> Seen<'a> {
+        Seen { service: self, caller }
     }
 
     /// Records a change before it is done.

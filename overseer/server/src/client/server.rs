@@ -85,7 +85,7 @@ pub(super) async fn status(channel: Channel, json: bool) -> Result<Exit, Failure
         config: info.config,
         socket: info.socket,
         listen: info.listen,
-        control: info.control,
+        control: info.control.map(|control| format!("https://{control}")),
         on_stop: info.on_stop,
         fleets: info.fleets.into_iter().map(FleetDocument::from).collect(),
     };
@@ -105,7 +105,7 @@ pub(super) async fn status(channel: Channel, json: bool) -> Result<Exit, Failure
         rows.push(("listen", listen));
     }
     if let Some(control) = info.control {
-        rows.push(("control", format!("https://{control}")));
+        rows.push(("control", control));
     }
     // Who sees one fleet is not told of the machine.
     rows.retain(|(_, text)| !text.is_empty());

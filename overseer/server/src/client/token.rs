@@ -1,5 +1,7 @@
 //! `overseer token`: who may ask the server over TCP.
 
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
@@ -20,9 +22,9 @@ const WIDTH: usize = 80;
 
 const EXAMPLES: &str = "\
 Examples:
-  overseer token new --name ci --role operator --fleet web > ci.token
+  overseer token new --name ci --role operator --fleet web --out ci.token
   overseer token list
-  overseer token rotate 4f2c9a0b1d3e5f60 --overlap 1h > ci.token
+  overseer token rotate 4f2c9a0b1d3e5f60 --overlap 1h --out ci.token
   overseer token revoke 4f2c9a0b1d3e5f60
   overseer token ca > server-ca.pem
 
@@ -52,11 +54,10 @@ pub(super) enum TokenCommand {
 
 const NEW_EXAMPLES: &str = "\
 Examples:
-  overseer token new --name ci --role operator --fleet web > ci.token
+  overseer token new --name ci --role operator --fleet web --out ci.token
   overseer token new --name anna --role admin --expires never
 
-The token is printed once and kept as a hash: what is lost cannot be shown again. Put it into a
-file of mode 0600.";
+The token is shown once and kept as a hash: what is lost cannot be shown again.";
 
 /// Makes a token and prints it, once
 #[derive(Debug, Args)]
@@ -74,6 +75,9 @@ pub(super) struct NewArgs {
     /// Its end, from now, such as 12h or 30d; or `never`
     #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = lives)]
     expires: Lives,
+    /// New file for the token, mode 0600; else it is printed
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 const LIST_EXAMPLES: &str = "\
@@ -106,7 +110,7 @@ pub(super) struct RevokeArgs {
 
 const ROTATE_EXAMPLES: &str = "\
 Examples:
-  overseer token rotate 4f2c9a0b1d3e5f60 > ci.token
+  overseer token rotate 4f2c9a0b1d3e5f60 --out ci.token
   overseer token rotate 4f2c9a0b1d3e5f60 --overlap 0s --expires 90d
 
 The old secret stays good for the overlap, so that nobody is cut off while the new one is brought
@@ -124,6 +128,9 @@ pub(super) struct RotateArgs {
     /// A new end, from now; else the old one stays
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     expires: Option<Duration>,
+    /// File for the token, mode 0600, in place of the one that is there; else it is printed
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 const CA_EXAMPLES: &str = "\
@@ -164,9 +171,12 @@ struct TokenDocument {
     revoked_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     overlap_ms: Option<u64>,
-    /// Only of one that was made or renewed just now.
+    /// Only of one that was made or renewed just now, and is not in a file.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
+    /// The file that has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -193,6 +203,7 @@ impl TokenDocument {
             revoked_ms: token.revoked_ms,
             overlap_ms: token.overlap_ms,
             token: text,
+            file: None,
         }
     }
 }
@@ -202,6 +213,7 @@ pub(super) async fn run(command: TokenCommand, channel: Channel, json: bool) -> 
     let mut client = TokensClient::new(channel);
     match command {
         TokenCommand::New(args) => {
+            let out = args.out.map(|path| Out::open(path, false)).transpose()?;
             let request = proto::CreateTokenRequest {
                 name: args.name,
                 role: args.role.name().to_owned(),
@@ -209,7 +221,7 @@ pub(super) async fn run(command: TokenCommand, channel: Channel, json: bool) -> 
                 lives_ms: args.expires.0.map(millis),
             };
             let made = client.create(request).await.map_err(|s| understand(&s))?.into_inner();
-            shown_once(made.token, made.text, json);
+            shown_once(made.token, made.text, out, json)?;
         }
         TokenCommand::List(ListArgs { all }) => {
             let request = proto::ListTokensRequest { all };
@@ -232,13 +244,14 @@ pub(super) async fn run(command: TokenCommand, channel: Channel, json: bool) -> 
             }
         }
         TokenCommand::Rotate(args) => {
+            let out = args.out.map(|path| Out::open(path, true)).transpose()?;
             let request = proto::RotateTokenRequest {
                 id: args.id,
                 overlap_ms: millis(args.overlap),
                 lives_ms: args.expires.map(millis),
             };
             let rotated = client.rotate(request).await.map_err(|s| understand(&s))?.into_inner();
-            shown_once(rotated.token, rotated.text, json);
+            shown_once(rotated.token, rotated.text, out, json)?;
         }
         TokenCommand::Ca(CaArgs {}) => {
             let request = proto::AuthorityRequest {};
@@ -253,19 +266,74 @@ pub(super) async fn run(command: TokenCommand, channel: Channel, json: bool) -> 
     Ok(Exit::Passed)
 }
 
-/// Standard output has the token alone, so that it can go into a file.
-fn shown_once(token: Option<proto::Token>, text: String, json: bool) {
-    let document = TokenDocument::of(token, Some(text));
-    if json {
-        return output::json(&document);
+/// A file that gets a token, and its name when it has it. Made before the token is, so that none is
+/// lost for want of a place.
+struct Out {
+    path: PathBuf,
+    file: tempfile::NamedTempFile,
+    replace: bool,
+}
+
+impl Out {
+    fn open(path: PathBuf, replace: bool) -> Result<Self, Failure> {
+        if !replace && path.exists() {
+            return Err(unusable(&path, "it is there already"));
+        }
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        // Of mode 0600.
+        let file = tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new(".")));
+        let file = file.map_err(|error| unusable(&path, &error.to_string()))?;
+        Ok(Self { path, file, replace })
     }
-    Target::Stdout.write(&format!("{}\n", document.token.as_deref().unwrap_or_default()));
+
+    fn write(mut self, token: &str) -> Result<PathBuf, Failure> {
+        let failed = |error: &std::io::Error| unusable(&self.path, &error.to_string());
+        let written = writeln!(self.file, "{token}").and_then(|()| self.file.as_file().sync_all());
+        written.map_err(|error| failed(&error))?;
+        let kept = match self.replace {
+            true => self.file.persist(&self.path),
+            false => self.file.persist_noclobber(&self.path),
+        };
+        kept.map_err(|error| unusable(&self.path, &error.error.to_string()))?;
+        Ok(self.path)
+    }
+}
+
+fn unusable(path: &Path, why: &str) -> Failure {
+    Failure::input("token.out", format!("{} cannot be written: {why}", path.display()))
+        .help("give another --out; a token that was made already is in `overseer token list`: revoke it")
+}
+
+/// Standard output has the token alone, so that it can be taken from there.
+fn shown_once(
+    token: Option<proto::Token>,
+    text: String,
+    out: Option<Out>,
+    json: bool,
+) -> Result<(), Failure> {
+    let mut document = TokenDocument::of(token, None);
+    match out {
+        Some(out) => document.file = Some(out.write(&text)?),
+        None => document.token = Some(text),
+    }
+    if json {
+        output::json(&document);
+        return Ok(());
+    }
+    if let Some(token) = &document.token {
+        Target::Stdout.write(&format!("{token}\n"));
+    }
     let only = document.fleet.as_ref().map(|fleet| format!(" of fleet {fleet}")).unwrap_or_default();
     let end = until(document.expires_ms, SystemTime::now());
+    let place = match &document.file {
+        Some(path) => format!("it is in {}", path.display()),
+        None => "it is shown only now".to_owned(),
+    };
     Target::Stderr.write(&format!(
-        "token {} ({}), {}{only}, {end}; it is shown only now\n",
+        "token {} ({}), {}{only}, {end}; {place}\n",
         document.id, document.name, document.role
     ));
+    Ok(())
 }
 
 fn table(tokens: &[TokenDocument], now: SystemTime) -> String {

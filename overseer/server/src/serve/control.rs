@@ -11,7 +11,7 @@ use overseer::door::{Bounds, Door, Guarded, Source};
 use overseer_protocol::Secret;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::{Stream, StreamExt};
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::{Server as Transport, TcpIncoming};
 use tonic::transport::{Identity, ServerTlsConfig};
 
 use crate::config::ServerConfig;
@@ -43,7 +43,14 @@ impl ControlTcp {
                 .help("choose another `control` in [server], or stop who listens there")
         })?;
         let identity = match &config.control_identity {
-            Some(files) => read(&files.certificate, &files.key)?,
+            Some(files) => {
+                let identity = read(&files.certificate, &files.key)?;
+                let tls = ServerTlsConfig::new().identity(identity.clone());
+                Transport::builder()
+                    .tls_config(tls)
+                    .map_err(|error| unusable(&files.certificate, &overseer_protocol::error_text(&error)))?;
+                identity
+            }
             None => own(config, address, plane)?,
         };
         Ok(Some(Self { listener, identity }))

@@ -182,6 +182,13 @@ fn a_token_of_a_fleet_sees_and_does_only_that_fleet() {
     for whole in [&["reload"] as &[&str], &["token", "list"]] {
         assert_eq!(refused(whole)["code"], "access.fleet_only");
     }
+    let denied = world.overseer(["audit", "--denied", "--json"]).exits(0).documents();
+    let other = denied.iter().find(|entry| entry["method"] == "Fleets.Stop").unwrap();
+    assert_eq!(
+        (&other["fleet"], &other["outcome"]),
+        (&b.as_str().into(), &"fleet.unknown".into()),
+        "{other}"
+    );
     let audit = remote.ran(Some(&of_a), &["audit", "--json"]).exits(0).documents();
     assert!(!audit.is_empty() && audit.iter().all(|entry| entry["fleet"] == a.as_str()), "{audit:#?}");
     assert_eq!(ask(&["fleet", "start", &a, "--labors", "2"])["started"], 1);
@@ -215,10 +222,6 @@ fn the_way_to_a_server_is_checked_before_a_token_is_sent() {
     fs::write(world.path("other.pem"), other).unwrap();
     let unknown = with(&remote.address(), Some("other.pem"), "server.connection");
     assert!(unknown["message"].as_str().unwrap().contains("UnknownIssuer"), "{unknown}");
-    // A name that the certificate does not have.
-    let port = remote.address().rsplit(':').next().unwrap().to_owned();
-    let wrong_name = with(&format!("https://127.0.0.2:{port}"), Some("server-ca.pem"), "server.connection");
-    assert!(wrong_name["help"].as_str().unwrap().contains("control_names"), "{wrong_name}");
     // The port speaks TLS only, and HTTP/2 in it.
     let answer = crate::remote::plain_http(&remote.address());
     assert!(!answer.contains("200"), "{answer}");
@@ -239,16 +242,33 @@ fn a_token_file_must_be_private_and_a_certificate_of_ones_own_is_used() {
     assert_eq!(open["code"], "serve.control_certificate");
     assert!(open["help"].as_str().unwrap().contains("chmod 600"), "{open}");
     fs::set_permissions(world.path("c.key"), fs::Permissions::from_mode(0o600)).unwrap();
+    // Not of this certificate.
+    fs::write(world.path("c.key"), crate::remote::authority().1.1).unwrap();
+    let other = world.overseer(["serve", "--json"]).exits(2).document();
+    assert_eq!(other["code"], "serve.control_certificate");
+    fs::write(world.path("c.key"), &leaf.1).unwrap();
     let serving = world.serve();
     let remote = Remote::with_authority(&world, "server-ca.pem");
-    let token = remote.token(&ADMIN);
-    fs::write(world.path("token"), format!("{token}\n")).unwrap();
+    let made = world.ask(["token", "new", "--role", "admin", "--name", "anna", "--out", "token"]);
+    assert!(made["token"].is_null() && made["file"] == "token", "{made}");
+    let token = fs::read_to_string(world.path("token")).unwrap().trim().to_owned();
+    let again =
+        world.overseer(["token", "new", "--role", "admin", "--name", "x", "--out", "token", "--json"]);
+    assert_eq!(again.exits(2).document()["code"], "token.out");
+    remote.ran(None, &["status", "--token-file", "token"]).exits(0);
     let status = |mode| {
         fs::set_permissions(world.path("token"), fs::Permissions::from_mode(mode)).unwrap();
         remote.ran(None, &["status", "--token-file", "token", "--json"])
     };
     assert_eq!(status(0o644).exits(2).document()["code"], "server.token");
     status(0o600).exits(0);
+    // A name that the certificate does not have.
+    let port = remote.address().rsplit(':').next().unwrap().to_owned();
+    let localhost = format!("https://localhost:{port}");
+    let args = ["status", "--json", "--server", &localhost];
+    let wrong_name = remote.ran(Some(&token), &args).exits(2).document();
+    assert!(wrong_name["message"].as_str().unwrap().contains("not valid for name"), "{wrong_name}");
+    assert!(wrong_name["help"].as_str().unwrap().contains("control_names"), "{wrong_name}");
     // The socket asks for none, whatever is set.
     let mut local = world.command(["status"]);
     assert!(local.env("OVERSEER_TOKEN", "garbage").output().unwrap().status.success());
