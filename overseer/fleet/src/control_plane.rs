@@ -15,7 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 pub use self::rotation::{AuthorityStatus, RotationError};
-use crate::authority::{Authorities, AuthorityError};
+use crate::authority::{Authorities, AuthorityError, ServerIdentity};
 use crate::blobs::{BlobError, Blobs};
 use crate::claims::Claims;
 use crate::data_dir::{DataDir, DataDirError};
@@ -298,6 +298,21 @@ impl ControlPlane {
 
     pub(crate) fn claims(&self) -> &Claims {
         &self.inner.claims
+    }
+
+    /// PEM of the authorities of this control plane: what the clients of
+    /// [`ControlPlane::server_identity`] trust. No secret.
+    pub fn authority_certificate(&self) -> String {
+        self.authorities().bundle().to_owned()
+    }
+
+    /// A certificate and a new key for another listener of this process, which is called by these
+    /// host names and IP addresses; good for a year, as that of the gateway.
+    ///
+    /// # Errors
+    /// [`AuthorityError::BadName`], [`AuthorityError::Failed`].
+    pub fn server_identity(&self, names: &[String]) -> Result<ServerIdentity, AuthorityError> {
+        self.authorities().listeners().server_identity(names, SERVER_CERTIFICATE, SystemTime::now())
     }
 
     /// By what its nodes are told from those of others.

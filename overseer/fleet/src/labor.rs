@@ -204,6 +204,12 @@ impl EndedEarly {
 }
 
 impl Labor {
+    /// Whether a task's log is, or may be, of its making: of a call of it, of its plugin host, or
+    /// of one of the newest stored tasks that it was given.
+    pub fn writes(&self, task: TaskId) -> bool {
+        self.shared.owns(task)
+    }
+
     /// Its id.
     pub fn id(&self) -> LaborId {
         self.shared.id

@@ -35,6 +35,7 @@ pub mod claims;
 pub mod control_plane;
 pub mod core;
 pub mod data_dir;
+pub mod door;
 pub mod export;
 pub mod fleet;
 mod gateway;

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::build::BuildArgs;
-use crate::client::{CallArgs, FleetArgs, LogsArgs, ReloadArgs, StatusArgs, SubmitArgs, TaskArgs};
+use crate::client::{
+    AuditArgs, CallArgs, FleetArgs, LogsArgs, ReloadArgs, StatusArgs, SubmitArgs, TaskArgs, TokenArgs,
+};
 use crate::doctor::DoctorArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -52,6 +54,8 @@ enum Command {
     Logs(LogsArgs),
     Status(StatusArgs),
     Reload(ReloadArgs),
+    Token(TokenArgs),
+    Audit(AuditArgs),
     Store(StoreArgs),
     Release(ReleaseArgs),
     Labor(overseer_labor::LaborArgs),
@@ -203,6 +207,8 @@ pub(crate) fn run() -> ExitCode {
         Command::Logs(args) => (args.common.json, client::logs(args)),
         Command::Status(args) => (args.common.json, client::status(args)),
         Command::Reload(args) => (args.common.json, client::reload(args)),
+        Command::Token(args) => (args.common.json, client::token(args)),
+        Command::Audit(args) => (args.common.json, client::audit(args)),
         Command::Store(args) => (args.json, store::run(args)),
         Command::Release(args) => (args.json, release::run(args)),
         Command::Doctor(args) => (args.json, doctor::run(&args)),

@@ -2,7 +2,9 @@
 //! benches run just what they were built with.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod access;
 mod api;
+mod audit;
 mod build;
 mod cli;
 mod client;

@@ -2,6 +2,7 @@
 
 mod check;
 mod copy;
+mod kinds;
 
 use std::path::{Path, PathBuf};
 

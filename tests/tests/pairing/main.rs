@@ -11,3 +11,4 @@ mod oversize;
 mod requests;
 mod rotation;
 mod scene;
+mod strangers;

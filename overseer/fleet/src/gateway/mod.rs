@@ -7,18 +7,21 @@ mod entrance;
 mod pace;
 mod pairing;
 mod peer;
+mod refused;
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 use overseer_protocol::MAX_MESSAGE;
 use overseer_protocol::proto::bulk_server::BulkServer;
 use overseer_protocol::proto::pairing_server::PairingServer;
 use overseer_protocol::proto::session_server::SessionServer;
-use tokio::net::{TcpListener, UnixListener};
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
@@ -30,6 +33,7 @@ use self::bounded::Bounded;
 use self::entrance::Entrance;
 use crate::authority::ServerIdentity;
 use crate::control_plane::{ControlPlane, ControlPlaneError};
+use crate::door::{Allowance, Bounds, Door, FailureLimits, Failures, Guarded, Source};
 use overseer_protocol::error_text;
 
 /// A client has this long for its TLS handshake.
@@ -51,15 +55,28 @@ const HEADERS: u32 = 16 * 1024;
 /// Largest `Join`: a claim, a signing request, facts.
 const MAX_JOIN: usize = 64 * 1024;
 
+/// Over TCP, callers who have not shown a certificate of ours yet. A labor that joins is such a
+/// caller for some milliseconds.
+const STRANGERS: Bounds = Bounds { waiting: 1024, each: 512, time: Duration::from_secs(30) };
+/// The same over the unix socket, which only this user can reach.
+const LOCAL: Bounds = Bounds { waiting: 4096, each: 4096, time: Duration::from_secs(30) };
+/// Requests that were refused and are told why.
+const REFUSALS: FailureLimits = FailureLimits {
+    each: Allowance { burst: 100, refill: Duration::from_secs(1) },
+    all: Allowance { burst: 1000, refill: Duration::from_millis(100) },
+    sources: 1024,
+};
+
 /// Answers labors.
 #[derive(Clone)]
 pub(crate) struct Gateway {
     plane: ControlPlane,
+    failures: Arc<Mutex<Failures>>,
 }
 
 impl Gateway {
     pub(crate) fn new(plane: ControlPlane) -> Self {
-        Self { plane }
+        Self { plane, failures: Arc::new(Mutex::new(Failures::new(REFUSALS, Instant::now()))) }
     }
 }
 
@@ -94,11 +111,15 @@ impl Listeners {
 
     /// Takes callers until `stopped` says so; they wait until there is somebody to answer.
     pub(crate) fn open(self, stopped: &watch::Receiver<bool>) -> (Listening, Vec<JoinHandle<()>>) {
-        let incoming = bounded(UnixListenerStream::new(self.unix), stopped.clone());
-        let mut opened = vec![Entrance::open(incoming, stopped.clone())];
+        let door = Door::new("labors.sock", LOCAL);
+        let incoming = UnixListenerStream::new(self.unix);
+        let incoming = incoming.map(move |socket| socket.map(|socket| door.guard(socket, Source::Here)));
+        let mut opened = vec![Entrance::open(bounded(incoming, stopped.clone()), stopped.clone())];
         if let Some(listener) = self.tcp {
             // Without TCP_NODELAY pipelined calls are an order of magnitude slower.
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let door = Door::new("listen", STRANGERS);
+            let incoming = incoming.map(move |socket| socket.map(|socket| guard(&door, socket)));
             opened.push(Entrance::open(bounded(incoming, stopped.clone()), stopped.clone()));
         }
         let (entrances, tasks) = opened.into_iter().unzip();
@@ -124,6 +145,12 @@ impl Listening {
         let routers: Vec<_> = routers.collect::<Result<_, _>>()?;
         Ok(self.entrances.iter().zip(routers).map(|(entrance, router)| entrance.give_to(router)).collect())
     }
+}
+
+/// One whose address cannot be told has gone already.
+fn guard(door: &Door, socket: TcpStream) -> Guarded<TcpStream> {
+    let source = socket.peer_addr().map_or(Source::Here, |address| Source::of(address.ip()));
+    door.guard(socket, source)
 }
 
 fn bounded<S>(

@@ -6,8 +6,8 @@ use overseer_protocol::{Claim, Facts, Identity, PROTOCOL};
 use tonic::{Request, Response, Status};
 
 use super::Gateway;
+use super::peer::place;
 use crate::authority::{Authority, AuthorityError};
-use crate::claims::ClaimRefused;
 use crate::core::{Event, Life};
 
 /// How long a labor's certificate is good; it is renewed well before.
@@ -16,36 +16,74 @@ pub(super) const CERTIFICATE: Duration = Duration::from_secs(6 * 3600);
 #[tonic::async_trait]
 impl Pairing for Gateway {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
-        let request = request.into_inner();
-        let version = PROTOCOL.agree(request.versions).map_err(Status::failed_precondition)?;
-        let claim: Claim = serde_json::from_slice(&request.claim)
-            .map_err(|e| Status::invalid_argument(format!("the claim cannot be read: {e}")))?;
-        let facts: Facts = serde_json::from_slice(&request.facts)
-            .map_err(|e| Status::invalid_argument(format!("the facts cannot be read: {e}")))?;
-        // Before the claim is used up: one who can mend his request may come again.
-        let key = Authority::check_request(&request.csr).map_err(|error| refused_request(&error))?;
-        let now = SystemTime::now();
-        let identity = self.plane.claims().admit(&claim, key, now).await.map_err(|refused| {
-            tracing::warn!(%refused, host = %facts.host, "a claim was refused");
-            refusal(&refused)
-        })?;
-        let fleet = self.plane.fleet(&identity.fleet);
-        if fleet.is_none() && self.plane.may_come(&identity.fleet) {
-            // With the same key the claim is good again.
-            return Err(Status::unavailable(format!("fleet {} may still be started", identity.fleet)));
-        }
-        let labor = fleet.as_ref().and_then(|f| f.shared.present(identity.labor, identity.generation));
-        let (Some(fleet), Some(labor)) = (fleet, labor) else {
-            return Err(Status::unauthenticated("the claim was made for a life that is over"));
-        };
-        *labor.facts.write() = Some(facts.into());
-        let issued = self.certificate(&request.csr, &identity, now)?;
-        fleet.event(Event::Joined(Life::of(&identity)));
-        Ok(Response::new(JoinResponse { version, identity: Some(issued) }))
+        let place = place(&request).cloned();
+        self.pair(request.into_inner()).await.map(Response::new).map_err(|refused| match refused {
+            Refused::ToComeAgain(status) => status,
+            // Looked at as long as it may be good, however many have failed before: who is good
+            // waits for nobody.
+            Refused::ForGood(status, why) => self.refused(place.as_ref(), status, |status| {
+                tracing::warn!(code = ?status.code(), "{why}");
+            }),
+        })
+    }
+}
+
+/// Why a node did not become a labor.
+enum Refused {
+    /// It may be good the next time, or is ours.
+    ToComeAgain(Status),
+    /// It will not be; with what the log may know.
+    ForGood(Status, String),
+}
+
+impl Refused {
+    fn for_good(status: Status) -> Self {
+        let why = format!("a node was not let in: {}", status.message());
+        Self::ForGood(status, why)
     }
 }
 
 impl Gateway {
+    async fn pair(&self, request: JoinRequest) -> Result<JoinResponse, Refused> {
+        let agreed = PROTOCOL.agree(request.versions).map_err(Status::failed_precondition);
+        let version = agreed.map_err(Refused::for_good)?;
+        let unreadable = |what: &str, error: serde_json::Error| {
+            Refused::for_good(Status::invalid_argument(format!("the {what} cannot be read: {error}")))
+        };
+        let claim: Claim = serde_json::from_slice(&request.claim).map_err(|e| unreadable("claim", e))?;
+        let facts: Facts = serde_json::from_slice(&request.facts).map_err(|e| unreadable("facts", e))?;
+        // Before the claim is used up: one who can mend his request may come again.
+        let key = Authority::check_request(&request.csr)
+            .map_err(|error| Refused::for_good(Status::invalid_argument(error.to_string())))?;
+        let now = SystemTime::now();
+        let identity = self.plane.claims().admit(&claim, key, now).await.map_err(|refused| {
+            let why = format!("a claim was refused, of host {}: {refused}", facts.host);
+            match refused.is_retryable() {
+                true => {
+                    tracing::warn!("{why}");
+                    Refused::ToComeAgain(Status::unavailable(refused.wire_message()))
+                }
+                false => Refused::ForGood(Status::unauthenticated(refused.wire_message()), why),
+            }
+        })?;
+        let fleet = self.plane.fleet(&identity.fleet);
+        if fleet.is_none() && self.plane.may_come(&identity.fleet) {
+            // With the same key the claim is good again.
+            let later = format!("fleet {} may still be started", identity.fleet);
+            return Err(Refused::ToComeAgain(Status::unavailable(later)));
+        }
+        let labor = fleet.as_ref().and_then(|f| f.shared.present(identity.labor, identity.generation));
+        let (Some(fleet), Some(labor)) = (fleet, labor) else {
+            // Its claim was good: it has to hear this each time, so that it ends.
+            let over = Status::unauthenticated("the claim was made for a life that is over");
+            return Err(Refused::ToComeAgain(over));
+        };
+        *labor.facts.write() = Some(facts.into());
+        let issued = self.certificate(&request.csr, &identity, now).map_err(Refused::ToComeAgain)?;
+        fleet.event(Event::Joined(Life::of(&identity)));
+        Ok(JoinResponse { version, identity: Some(issued) })
+    }
+
     pub(super) fn certificate(
         &self,
         csr: &[u8],
@@ -64,11 +102,6 @@ impl Gateway {
             not_after: not_after.as_secs(),
         })
     }
-}
-
-fn refusal(refused: &ClaimRefused) -> Status {
-    let message = refused.wire_message();
-    if refused.is_retryable() { Status::unavailable(message) } else { Status::unauthenticated(message) }
 }
 
 fn refused_request(error: &AuthorityError) -> Status {

@@ -7,8 +7,21 @@ use tonic::{Request, Status};
 
 use super::Gateway;
 use crate::authority::{self, Stage};
+use crate::door::{Place, Placed};
 use crate::fleet::FleetHandle;
 use crate::labor::LaborShared;
+
+/// Over the unix socket.
+type Local = Placed<UdsConnectInfo>;
+/// Over TCP.
+type Remote = Placed<TcpConnectInfo>;
+
+/// The place of the caller among those who have not proved who they are.
+pub(super) fn place<T>(request: &Request<T>) -> Option<&Place> {
+    let extensions = request.extensions();
+    let local = extensions.get::<Local>().map(|placed| &placed.place);
+    local.or_else(|| extensions.get::<Remote>().map(|placed| &placed.place))
+}
 
 /// The labor at the other end, as its certificate says.
 pub(super) struct Peer {
@@ -26,18 +39,22 @@ impl Gateway {
     /// while a connection is open.
     pub(super) fn peer<T>(&self, request: &Request<T>) -> Result<Peer, Status> {
         let extensions = request.extensions();
-        let certificates =
-            extensions.get::<TlsConnectInfo<UdsConnectInfo>>().and_then(TlsConnectInfo::peer_certs).or_else(
-                || extensions.get::<TlsConnectInfo<TcpConnectInfo>>().and_then(TlsConnectInfo::peer_certs),
-            );
+        let certificates = extensions
+            .get::<TlsConnectInfo<Local>>()
+            .and_then(TlsConnectInfo::peer_certs)
+            .or_else(|| extensions.get::<TlsConnectInfo<Remote>>().and_then(TlsConnectInfo::peer_certs));
         let leaf = certificates.as_ref().and_then(|c| c.first());
         let leaf = leaf.ok_or_else(|| {
-            tracing::warn!("a request came with no client certificate");
-            Status::unauthenticated("no client certificate; Join first")
+            let refusal = Status::unauthenticated("no client certificate; Join first");
+            self.refused(place(request), refusal, |_| {
+                tracing::warn!("a request came with no client certificate");
+            })
         })?;
         let (identity, not_after) = authority::identity_of(leaf).map_err(|error| {
-            tracing::warn!(%error, "a client certificate names no labor");
-            Status::unauthenticated("the client certificate names no labor")
+            let refusal = Status::unauthenticated("the client certificate names no labor");
+            self.refused(place(request), refusal, |_| {
+                tracing::warn!(%error, "a client certificate names no labor");
+            })
         })?;
         let authorities = self.plane.authorities();
         let known = match authorities.trusts(leaf) {
@@ -48,6 +65,7 @@ impl Gateway {
             }
         };
         let mut peer = known.map_err(|(identity, refusal)| {
+            // Known to be a labor of ours, be it of the past: it has to hear this each time.
             let why = refusal.message();
             tracing::warn!(fleet = %identity.fleet, labor = %identity.labor, why, "a request was refused");
             refusal
@@ -56,6 +74,9 @@ impl Gateway {
         if peer.is_newest && authorities.stage() != Stage::Settled {
             let shown = (peer.identity.generation, authorities.labors().name().to_owned());
             *peer.labor.shown.lock() = Some(shown);
+        }
+        if let Some(place) = place(request) {
+            place.proved();
         }
         Ok(peer)
     }

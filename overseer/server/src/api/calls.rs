@@ -7,7 +7,8 @@ use tonic::{Request, Response, Status};
 
 use super::fleets::labor_id;
 use super::status::{call_failed, refuse};
-use super::{Service, proto};
+use super::{Service, caller, proto};
+use crate::audit::record::Asked;
 use crate::serve::slot::unknown_labor;
 
 fn options(request: &proto::CallRequest) -> CallOptions {
@@ -47,8 +48,12 @@ impl proto::calls_server::Calls for Service {
         request: Request<proto::CallRequest>,
     ) -> Result<Response<proto::CallResponse>, Status> {
         let _entered = self.server.gate.enter().map_err(refuse)?;
+        let caller = caller::of(&request)?;
         let request = request.into_inner();
-        let fleet = self.server.fleet(&request.fleet).and_then(|slot| slot.fleet()).map_err(refuse)?;
+        let slot = self.seen(&caller).fleet(&request.fleet);
+        let fleet = slot.and_then(|slot| slot.fleet()).map_err(refuse)?;
+        let asked = Asked::of(&request.fleet).with("method", &request.method);
+        self.access.audit.call(&caller, asked).await.map_err(refuse)?;
         // A client that goes away drops this, which cancels the call.
         call(&fleet, request).await.map(Response::new)
     }

@@ -12,7 +12,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::status::refuse;
-use super::{Answers, Service, WAITING, proto};
+use super::{Answers, Service, WAITING, caller, proto};
+use crate::audit::record::Asked;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::serve::events::{Followed, KEPT, Numbered};
@@ -139,10 +140,11 @@ fn invited(invitation: &Invitation) -> Result<proto::InviteResponse, Failure> {
 impl proto::fleets_server::Fleets for Service {
     async fn list(
         &self,
-        _: Request<proto::ListFleetsRequest>,
+        request: Request<proto::ListFleetsRequest>,
     ) -> Result<Response<proto::ListFleetsResponse>, Status> {
+        let caller = caller::of(&request)?;
         let mut fleets = Vec::new();
-        for slot in self.server.fleets() {
+        for slot in self.seen(&caller).fleets() {
             fleets.push(describe(&slot).await);
         }
         Ok(Response::new(proto::ListFleetsResponse { fleets }))
@@ -152,7 +154,8 @@ impl proto::fleets_server::Fleets for Service {
         &self,
         request: Request<proto::GetFleetRequest>,
     ) -> Result<Response<proto::GetFleetResponse>, Status> {
-        let slot = self.server.fleet(&request.get_ref().fleet).map_err(refuse)?;
+        let caller = caller::of(&request)?;
+        let slot = self.seen(&caller).fleet(&request.get_ref().fleet).map_err(refuse)?;
         let fleet = Some(describe(&slot).await);
         let labors = slot.labors().map(|fleet| fleet.which_children()).unwrap_or_default();
         Ok(Response::new(proto::GetFleetResponse { fleet, labors: labors.iter().map(labor).collect() }))
@@ -162,9 +165,12 @@ impl proto::fleets_server::Fleets for Service {
         &self,
         request: Request<proto::StartFleetRequest>,
     ) -> Result<Response<proto::StartFleetResponse>, Status> {
+        let caller = caller::of(&request)?;
         let request = request.into_inner();
-        let slot = self.server.fleet(&request.fleet).map_err(refuse)?;
-        self.to_the_end(async move {
+        let slot = self.seen(&caller).fleet(&request.fleet).map_err(refuse)?;
+        let asked = Asked::of(&request.fleet).with_some("labors", request.labors);
+        let entry = self.record(&caller, asked).await?;
+        self.to_the_end(entry, async move {
             let done = slot.start(request.labors).await?;
             Ok(proto::StartFleetResponse {
                 fleet: Some(describe(&slot).await),
@@ -179,8 +185,11 @@ impl proto::fleets_server::Fleets for Service {
         &self,
         request: Request<proto::StopFleetRequest>,
     ) -> Result<Response<proto::StopFleetResponse>, Status> {
-        let slot = self.server.fleet(&request.get_ref().fleet).map_err(refuse)?;
-        self.to_the_end(async move {
+        let caller = caller::of(&request)?;
+        let fleet = &request.get_ref().fleet;
+        let slot = self.seen(&caller).fleet(fleet).map_err(refuse)?;
+        let entry = self.record(&caller, Asked::of(fleet)).await?;
+        self.to_the_end(entry, async move {
             slot.stop().await?;
             Ok(proto::StopFleetResponse { fleet: Some(describe(&slot).await) })
         })
@@ -191,10 +200,13 @@ impl proto::fleets_server::Fleets for Service {
         &self,
         request: Request<proto::DrainFleetRequest>,
     ) -> Result<Response<proto::DrainFleetResponse>, Status> {
+        let caller = caller::of(&request)?;
         let request = request.into_inner();
-        let slot = self.server.fleet(&request.fleet).map_err(refuse)?;
+        let slot = self.seen(&caller).fleet(&request.fleet).map_err(refuse)?;
         let labor = optional_id(request.labor.as_ref()).map_err(refuse)?;
-        self.to_the_end(async move {
+        let asked = Asked::of(&request.fleet).target(request.labor.as_deref().unwrap_or_default());
+        let entry = self.record(&caller, asked).await?;
+        self.to_the_end(entry, async move {
             let draining = number(slot.drain(labor).await?);
             Ok(proto::DrainFleetResponse { fleet: Some(describe(&slot).await), draining })
         })
@@ -220,8 +232,9 @@ impl proto::fleets_server::Fleets for Service {
         &self,
         request: Request<proto::HistoryRequest>,
     ) -> Result<Response<proto::HistoryResponse>, Status> {
+        let caller = caller::of(&request)?;
         let request = request.into_inner();
-        let slot = self.server.fleet(&request.fleet).map_err(refuse)?;
+        let slot = self.seen(&caller).fleet(&request.fleet).map_err(refuse)?;
         let labor = optional_id(request.labor.as_ref()).map_err(refuse)?;
         let limit = request.limit.map_or(KEPT, |limit| limit as usize);
         let newest = slot.events.newest(labor, limit);
@@ -239,10 +252,13 @@ impl proto::fleets_server::Fleets for Service {
         &self,
         request: Request<proto::ReconcileRequest>,
     ) -> Result<Response<proto::ReconcileResponse>, Status> {
+        let caller = caller::of(&request)?;
         let proto::ReconcileRequest { fleet, dry_run, force } = request.into_inner();
-        let slot = self.server.fleet(&fleet).map_err(refuse)?;
+        let slot = self.seen(&caller).fleet(&fleet).map_err(refuse)?;
+        let asked = Asked::of(&fleet).with("dry_run", dry_run).with("force", force);
         let fleet = slot.fleet().map_err(refuse)?;
-        self.to_the_end(async move {
+        let entry = self.record(&caller, asked).await?;
+        self.to_the_end(entry, async move {
             let failed = |error: ReconcileError| Failure::told(Exit::Fault, error.code(), &error.to_string());
             let pass = match dry_run {
                 true => Pass { found: fleet.findings().await.map_err(failed)?, ..Pass::default() },
@@ -266,8 +282,9 @@ impl proto::fleets_server::Fleets for Service {
         request: Request<proto::EventsRequest>,
     ) -> Result<Response<Self::EventsStream>, Status> {
         use proto::events_response::What;
+        let caller = caller::of(&request)?;
         let request = request.into_inner();
-        let slot = self.server.fleet(&request.fleet).map_err(refuse)?;
+        let slot = self.seen(&caller).fleet(&request.fleet).map_err(refuse)?;
         // One that wants to stop is not kept by those who only look on.
         drop(self.server.gate.enter().map_err(refuse)?);
         let mut follower = match request.after {

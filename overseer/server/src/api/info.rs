@@ -1,19 +1,28 @@
 //! `Server`: the server itself.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use overseer_protocol::Endpoint;
 use tonic::{Request, Response, Status};
 
 use super::fleets::describe;
-use super::{Service, proto};
+use super::{Service, caller, proto};
+use crate::audit::record::Asked;
 
 #[tonic::async_trait]
 impl proto::server_server::Server for Service {
-    async fn info(&self, _: Request<proto::InfoRequest>) -> Result<Response<proto::InfoResponse>, Status> {
+    async fn info(
+        &self,
+        request: Request<proto::InfoRequest>,
+    ) -> Result<Response<proto::InfoResponse>, Status> {
         let server = &self.server;
+        let caller = caller::of(&request)?;
+        let seen = self.seen(&caller);
+        // Who sees one fleet has no business with the machine.
+        let path = |path: &Path| if seen.all() { path.display().to_string() } else { String::new() };
         let mut fleets = Vec::new();
-        for slot in server.fleets() {
+        for slot in seen.fleets() {
             fleets.push(describe(&slot).await);
         }
         let tcp = |endpoint: &Endpoint| match endpoint {
@@ -24,21 +33,24 @@ impl proto::server_server::Server for Service {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_ms: server.started.elapsed().as_millis() as u64,
-            data_directory: server.data.display().to_string(),
-            config: server.config_path.display().to_string(),
-            socket: server.socket.display().to_string(),
+            data_directory: path(&server.data),
+            config: path(&server.config_path),
+            socket: path(&server.socket),
             listen: server.plane.endpoints().iter().find_map(tcp),
             on_stop: server.config.read().on_stop.name().to_owned(),
             fleets,
+            control: server.control.get().map(ToString::to_string),
         }))
     }
 
     async fn reload(
         &self,
-        _: Request<proto::ReloadRequest>,
+        request: Request<proto::ReloadRequest>,
     ) -> Result<Response<proto::ReloadResponse>, Status> {
+        let caller = caller::of(&request)?;
         let server = Arc::clone(&self.server);
-        self.to_the_end(async move {
+        let entry = self.record(&caller, Asked::default()).await?;
+        self.to_the_end(entry, async move {
             let changes = server.reload().await?.into_iter().map(|change| proto::Change {
                 fleet: change.fleet,
                 kind: change.kind.to_owned(),

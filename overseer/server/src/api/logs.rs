@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use overseer::logs::{LogError, LogPiece};
-use overseer::{Attempt, Generation, LogStream, TaskId};
+use overseer::{Attempt, Generation, Labor, LaborId, LogStream, TaskId};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::fleets::labor_id;
 use super::status::refuse;
-use super::{Answers, Service, WAITING, proto};
+use super::{Answers, Service, WAITING, caller, proto};
+use crate::access::Caller;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::serve::gate;
+use crate::serve::slot::FleetSlot;
 
 fn log_failed(error: &LogError) -> Failure {
     let exit = match error {
@@ -25,7 +27,7 @@ fn log_failed(error: &LogError) -> Failure {
 impl Service {
     /// A task by its id, or by the labor whose plugin host writes outside of calls: `LABOR` for
     /// its present life, `LABOR/GENERATION` for any.
-    fn task(&self, text: &str) -> Result<TaskId, Failure> {
+    fn task(&self, caller: &Caller, text: &str) -> Result<TaskId, Failure> {
         if !text.starts_with("l-") {
             return text.parse().map_err(|error: overseer_protocol::IdError| {
                 Failure::told(Exit::BadInput, error.code(), &error.to_string())
@@ -35,15 +37,41 @@ impl Service {
         if let Some((id, life)) = text.split_once('/')
             && let Ok(life) = life.parse()
         {
-            return Ok(TaskId::of_host(labor_id(id)?, Generation(life)));
+            let id = labor_id(id)?;
+            if !self.seen(caller).all() {
+                // Of a labor that is gone it is not known whose it was.
+                self.labor(caller, id)?;
+            }
+            return Ok(TaskId::of_host(id, Generation(life)));
         }
         let id = labor_id(text)?;
-        let labors = self.server.fleets().into_iter().filter_map(|slot| slot.labors()?.labor(id));
-        let labor = labors.into_iter().next().ok_or_else(|| {
+        Ok(TaskId::of_host(id, self.labor(caller, id)?.status().generation))
+    }
+
+    fn labor(&self, caller: &Caller, id: LaborId) -> Result<Labor, Failure> {
+        let labors = self.seen(caller).fleets().into_iter().filter_map(|slot| slot.labors()?.labor(id));
+        labors.into_iter().next().ok_or_else(|| {
             Failure::input("labor.unknown", format!("no fleet has a labor {id}"))
                 .help("`overseer fleet show FLEET` lists them")
-        })?;
-        Ok(TaskId::of_host(id, labor.status().generation))
+        })
+    }
+
+    /// A task whose log there is for a caller: for a token of one fleet those of its stored tasks,
+    /// and of its labors that live. Of others it is not known whose they are.
+    async fn task_seen(&self, caller: &Caller, text: &str) -> Result<TaskId, Status> {
+        let task = self.task(caller, text).map_err(refuse)?;
+        // Those of a labor were looked up by its name.
+        if self.seen(caller).all() || text.starts_with("l-") {
+            return Ok(task);
+        }
+        let fleets = self.seen(caller).fleets();
+        let writes = |slot: &FleetSlot| {
+            slot.labors().is_some_and(|fleet| fleet.which_children().iter().any(|labor| labor.writes(task)))
+        };
+        if !fleets.iter().any(|slot| writes(slot)) {
+            self.find(caller, task, None).await?;
+        }
+        Ok(task)
     }
 
     /// The streams of a task that have bytes: attempt and name.
@@ -64,8 +92,9 @@ impl proto::logs_server::Logs for Service {
         &self,
         request: Request<proto::LogStreamsRequest>,
     ) -> Result<Response<proto::LogStreamsResponse>, Status> {
-        let task = self.task(&request.get_ref().task).map_err(refuse)?;
-        let newest_attempt = match self.find(task, None).await {
+        let caller = caller::of(&request)?;
+        let task = self.task_seen(&caller, &request.get_ref().task).await?;
+        let newest_attempt = match self.find(&caller, task, None).await {
             Ok((_, record)) => Some(record.attempts),
             // Of a call, a labor, or a task whose time was over before that of its logs.
             Err(_) => None,
@@ -83,8 +112,9 @@ impl proto::logs_server::Logs for Service {
     ) -> Result<Response<Self::ReadStream>, Status> {
         use proto::read_log_response::What;
         drop(self.server.gate.enter().map_err(refuse)?);
+        let caller = caller::of(&request)?;
         let mut request = request.into_inner();
-        let task = self.task(&request.task).map_err(refuse)?;
+        let task = self.task_seen(&caller, &request.task).await?;
         if !request.follow {
             // Else it would be waited for, or be taken for an empty one.
             let wanted = (request.attempt, request.stream);

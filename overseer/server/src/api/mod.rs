@@ -1,5 +1,7 @@
 //! The control API: what people and programs ask of a server that runs, as gRPC.
 
+mod audit;
+mod caller;
 mod calls;
 mod fleets;
 mod info;
@@ -8,26 +10,35 @@ pub(crate) mod proto;
 pub(crate) mod status;
 mod task_record;
 mod tasks;
+mod tokens;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use overseer_protocol::MAX_PAYLOAD;
 use tokio::net::UnixListener;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::server::{Router, Server as Transport};
+use tonic::service::{Routes, RoutesBuilder};
+use tonic::transport::server::Server as Transport;
 use tonic::{Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use self::proto::audit_server::AuditServer;
 use self::proto::calls_server::CallsServer;
 use self::proto::fleets_server::FleetsServer;
 use self::proto::logs_server::LogsServer;
 use self::proto::server_server::ServerServer;
 use self::proto::tasks_server::TasksServer;
+use self::proto::tokens_server::TokensServer;
+use crate::access::{Access, AccessLayer, Way};
+use crate::audit::log::Open;
+use crate::audit::outcome;
 use crate::failure::Failure;
+use crate::serve::control::ControlTcp;
 use crate::serve::server::Server;
 
 /// Longest message: a payload and what is around it.
@@ -36,6 +47,11 @@ pub(crate) const MAX_MESSAGE: usize = MAX_PAYLOAD + 64 * 1024;
 const WINDOW: u32 = 1024 * 1024;
 /// Requests that one connection may have open; more wait at the client.
 const REQUESTS: u32 = 1024;
+/// Bytes of headers in one request.
+const HEADERS: u32 = 16 * 1024;
+/// A connection over TCP that is silent for so long is asked whether anybody is there, and closed
+/// when no answer comes within as long again.
+const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Messages of a stream that wait for a slow reader.
 const WAITING: usize = 16;
 
@@ -47,13 +63,15 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The API of one server.
 pub(crate) struct Api {
-    router: Router,
+    routes: Routes,
+    access: Arc<Access>,
 }
 
 /// One implementation of all services.
 #[derive(Clone)]
 struct Service {
     server: Arc<Server>,
+    access: Arc<Access>,
 }
 
 impl Api {
@@ -61,7 +79,7 @@ impl Api {
     ///
     /// # Errors
     /// Its own description cannot be read.
-    pub(crate) async fn new(server: Arc<Server>) -> Result<(Self, Health), Failure> {
+    pub(crate) async fn new(server: Arc<Server>, access: Arc<Access>) -> Result<(Self, Health), Failure> {
         let (reporter, health_server) = tonic_health::server::health_reporter();
         let health = Health { reporter };
         health.not_serving().await;
@@ -70,11 +88,9 @@ impl Api {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()
             .map_err(|error| Failure::fault("serve.api", format!("the control API: {error}")))?;
-        let service = Service { server };
-        let router = Transport::builder()
-            .max_concurrent_streams(REQUESTS)
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW * 4)
+        let service = Service { server, access: Arc::clone(&access) };
+        let mut routes = RoutesBuilder::default();
+        routes
             .add_service(health_server)
             .add_service(reflection)
             .add_service(FleetsServer::new(service.clone()))
@@ -85,22 +101,58 @@ impl Api {
             )
             .add_service(TasksServer::new(service.clone()))
             .add_service(LogsServer::new(service.clone()))
+            .add_service(TokensServer::new(service.clone()))
+            .add_service(AuditServer::new(service.clone()))
             .add_service(ServerServer::new(service));
-        Ok((Self { router }, health))
+        Ok((Self { routes: routes.routes(), access }, health))
     }
 
-    /// Answers until it is told to hang up.
+    /// Answers at the socket, and over TCP where that is asked for, until it is told to hang up.
     pub(crate) async fn serve(
         self,
         listener: UnixListener,
+        tcp: Option<ControlTcp>,
         hang_up: oneshot::Receiver<()>,
     ) -> Result<(), tonic::transport::Error> {
+        let (stop, stopped) = watch::channel(false);
         let hang_up = async {
             // The sender that is gone says the same.
             let _ = hang_up.await;
+            stop.send_replace(true);
+            Ok(())
         };
-        self.router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), hang_up).await
+        let layer = |way| AccessLayer::new(Arc::clone(&self.access), way);
+        let socket = transport()
+            .layer(layer(Way::Socket))
+            .add_routes(self.routes.clone())
+            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), until(stopped.clone()));
+        let tcp = async {
+            let Some(tcp) = tcp else { return Ok(()) };
+            let (tls, incoming) = tcp.incoming();
+            transport()
+                .tls_config(tls)?
+                .http2_keepalive_interval(Some(KEEPALIVE))
+                .http2_keepalive_timeout(Some(KEEPALIVE))
+                .http2_max_header_list_size(HEADERS)
+                .layer(layer(Way::Tcp))
+                .add_routes(self.routes.clone())
+                .serve_with_incoming_shutdown(incoming, until(stopped))
+                .await
+        };
+        tokio::try_join!(socket, tcp, hang_up).map(|_| ())
     }
+}
+
+fn transport() -> Transport {
+    Transport::builder()
+        .max_concurrent_streams(REQUESTS)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW * 4)
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // The sender that is gone says the same.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
 /// Says whether the server serves, by `grpc.health.v1`.
@@ -121,7 +173,7 @@ impl Health {
     }
 
     async fn set(&self, status: ServingStatus) {
-        let services = ["Fleets", "Calls", "Tasks", "Logs", "Server"];
+        let services = ["Fleets", "Calls", "Tasks", "Logs", "Tokens", "Audit", "Server"];
         self.reporter.set_service_status("", status).await;
         for service in services {
             self.reporter.set_service_status(format!("overseer.control.v1.{service}"), status).await;
@@ -130,19 +182,28 @@ impl Health {
 }
 
 impl Service {
-    /// Does what must be done to its end though the client goes away, as one open request.
+    /// Does what must be done to its end though the client goes away, as one open request, and
+    /// records how it ended.
     async fn to_the_end<T: Send + 'static>(
         &self,
+        entry: Open,
         work: impl Future<Output = Result<T, Failure>> + Send + 'static,
     ) -> Result<Response<T>, Status> {
-        let entered = self.server.gate.enter().map_err(status::refuse)?;
+        let entered = match self.server.gate.enter() {
+            Ok(entered) => entered,
+            Err(failure) => {
+                entry.end(&failure.code).await;
+                return Err(status::refuse(failure));
+            }
+        };
         let task = tokio::spawn(async move {
-            let result = work.await;
+            let result = work.await.map_err(status::refuse);
+            entry.end(&outcome(&result)).await;
             drop(entered);
             result
         });
         match task.await {
-            Ok(result) => result.map(Response::new).map_err(status::refuse),
+            Ok(result) => result.map(Response::new),
             Err(error) => Err(status::refuse(Failure::fault("server.fault", error.to_string()))),
         }
     }

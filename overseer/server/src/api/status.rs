@@ -15,7 +15,7 @@ const CODE: &str = "overseer-code";
 const HELP: &str = "overseer-help-bin";
 
 /// A failure as a status.
-pub(super) fn refuse(failure: Failure) -> Status {
+pub(crate) fn refuse(failure: Failure) -> Status {
     let code = grpc_code(&failure);
     with_code(code, &failure)
 }
@@ -85,13 +85,26 @@ pub(super) fn task_failed(error: &TaskError) -> Status {
 
 fn grpc_code(failure: &Failure) -> Code {
     match &*failure.code {
-        "fleet.unknown" | "labor.unknown" | "task.unknown" | "logs.none" => Code::NotFound,
-        "fleet.not_running" | "fleet.stopped" | "fleet.invite_no_listener" => Code::FailedPrecondition,
-        "fleet.at_capacity" => Code::ResourceExhausted,
-        "server.stopping" | "fleet.changing" => Code::Unavailable,
+        "fleet.unknown" | "labor.unknown" | "task.unknown" | "logs.none" | "token.unknown" => Code::NotFound,
+        "fleet.not_running" | "fleet.stopped" | "fleet.invite_no_listener" | "token.over" => {
+            Code::FailedPrecondition
+        }
+        "fleet.at_capacity" | "token.too_many" => Code::ResourceExhausted,
+        "server.stopping" | "fleet.changing" | "token.busy" | "audit.not_recorded" => Code::Unavailable,
         _ if failure.exit == Exit::BadInput => Code::InvalidArgument,
         _ => Code::Internal,
     }
+}
+
+/// The stable code of an error, or the name of its gRPC code where it has none.
+pub(crate) fn code_of(status: &Status) -> String {
+    let code = status.metadata().get(CODE).and_then(|code| code.to_str().ok());
+    code.map_or_else(|| format!("grpc.{:?}", status.code()), str::to_owned)
+}
+
+/// Who asks may not, for this reason.
+pub(crate) fn denied(code: Code, failure: &Failure) -> Status {
+    with_code(code, failure)
 }
 
 fn with_code(code: Code, failure: &Failure) -> Status {
@@ -114,6 +127,8 @@ pub(crate) fn understand(status: &Status) -> Failure {
         | Code::NotFound
         | Code::FailedPrecondition
         | Code::AlreadyExists
+        | Code::Unauthenticated
+        | Code::PermissionDenied
         | Code::Unimplemented => Exit::BadInput,
         Code::Aborted => Exit::Failed,
         _ => Exit::Fault,

@@ -12,7 +12,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::status::{refuse, submit_failed, task_failed};
-use super::{Answers, PIECE, Service, WAITING, proto, task_record};
+use super::{Answers, PIECE, Service, WAITING, caller, proto, task_record};
+use crate::access::Caller;
+use crate::audit::outcome;
+use crate::audit::record::Asked;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::serve::gate;
@@ -34,15 +37,16 @@ pub(super) fn task_id(text: &str) -> Result<TaskId, Failure> {
 }
 
 impl Service {
-    /// A task and its fleet, which is looked for where it is not given.
+    /// A task and its fleet, which is looked for where it is not given, among those that are seen.
     pub(super) async fn find(
         &self,
+        caller: &Caller,
         task: TaskId,
         fleet: Option<&str>,
     ) -> Result<(Arc<FleetSlot>, TaskRecord), Status> {
         let slots = match fleet {
-            Some(name) => vec![self.server.fleet(name).map_err(refuse)?],
-            None => self.server.fleets(),
+            Some(name) => vec![self.seen(caller).fleet(name).map_err(refuse)?],
+            None => self.seen(caller).fleets(),
         };
         for slot in slots {
             match self.server.plane.task_record(&slot.name, task).await {
@@ -55,8 +59,13 @@ impl Service {
     }
 
     /// A task whose fleet runs.
-    async fn at_work(&self, task: &str, fleet: Option<&str>) -> Result<(Task, TaskRecord), Status> {
-        let (slot, record) = self.find(task_id(task).map_err(refuse)?, fleet).await?;
+    async fn at_work(
+        &self,
+        caller: &Caller,
+        task: &str,
+        fleet: Option<&str>,
+    ) -> Result<(Task, TaskRecord), Status> {
+        let (slot, record) = self.find(caller, task_id(task).map_err(refuse)?, fleet).await?;
         let fleet = slot.fleet().map_err(refuse)?;
         let task = fleet.task(record.task).await.map_err(|error| task_failed(&error))?;
         Ok((task, record))
@@ -126,16 +135,23 @@ impl proto::tasks_server::Tasks for Service {
     ) -> Result<Response<proto::SubmitResponse>, Status> {
         use proto::submit_request::What;
         let _entered = self.server.gate.enter().map_err(refuse)?;
+        let caller = caller::of(&request)?;
         let mut pieces = request.into_inner();
         let first = pieces.message().await?.and_then(|first| first.what);
         let Some(What::Task(mut task)) = first else {
             return Err(refuse(order("the first message says what it is")));
         };
         let options = options(&mut task).map_err(refuse)?;
-        let fleet = self.server.fleet(&task.fleet).and_then(|slot| slot.fleet()).map_err(refuse)?;
+        let slot = self.seen(&caller).fleet(&task.fleet);
+        let fleet = slot.and_then(|slot| slot.fleet()).map_err(refuse)?;
         let payload = payload(&mut pieces).await?.freeze();
+        let asked = Asked::of(&task.fleet).with("method", &task.method);
+        let asked = asked.with_some("key", options.key.as_deref()).with("bytes", payload.len());
+        let entry = self.record_use(&caller, asked).await?;
         let submitted = fleet.submit_bytes(&task.method, payload, options).await;
-        let id = submitted.map_err(|error| submit_failed(&error))?.id().to_string();
+        let submitted = submitted.map(|task| task.id().to_string()).map_err(|error| submit_failed(&error));
+        entry.end_soon(&outcome(&submitted), submitted.as_deref().ok());
+        let id = submitted?;
         Ok(Response::new(proto::SubmitResponse { task: id, fleet: fleet.name().to_string() }))
     }
 
@@ -143,8 +159,9 @@ impl proto::tasks_server::Tasks for Service {
         &self,
         request: Request<proto::ListTasksRequest>,
     ) -> Result<Response<proto::ListTasksResponse>, Status> {
+        let caller = caller::of(&request)?;
         let request = request.into_inner();
-        let slot = self.server.fleet(&request.fleet).map_err(refuse)?;
+        let slot = self.seen(&caller).fleet(&request.fleet).map_err(refuse)?;
         let after = request.after.as_deref().map(task_id).transpose().map_err(refuse)?;
         let limit = request.limit.map_or(LISTED, |limit| limit as usize).clamp(1, MOST);
         let records = self.server.plane.task_records(&slot.name, request.over, after, limit).await;
@@ -157,9 +174,10 @@ impl proto::tasks_server::Tasks for Service {
         &self,
         request: Request<proto::GetTaskRequest>,
     ) -> Result<Response<proto::GetTaskResponse>, Status> {
+        let caller = caller::of(&request)?;
         let request = request.get_ref();
         let id = task_id(&request.task).map_err(refuse)?;
-        let (_, record) = self.find(id, request.fleet.as_deref()).await?;
+        let (_, record) = self.find(&caller, id, request.fleet.as_deref()).await?;
         Ok(Response::new(proto::GetTaskResponse { task: Some(task_record::whole(&record)) }))
     }
 
@@ -168,9 +186,13 @@ impl proto::tasks_server::Tasks for Service {
         request: Request<proto::CancelTaskRequest>,
     ) -> Result<Response<proto::CancelTaskResponse>, Status> {
         let _entered = self.server.gate.enter().map_err(refuse)?;
+        let caller = caller::of(&request)?;
         let request = request.get_ref();
-        let (task, record) = self.at_work(&request.task, request.fleet.as_deref()).await?;
+        let (task, record) = self.at_work(&caller, &request.task, request.fleet.as_deref()).await?;
+        let asked = Asked::of(record.fleet.as_str()).target(&record.task.to_string());
+        let entry = self.record_use(&caller, asked).await?;
         task.cancel();
+        entry.end_soon("ok", None);
         Ok(Response::new(proto::CancelTaskResponse { task: Some(task_record::whole(&record)) }))
     }
 
@@ -182,8 +204,9 @@ impl proto::tasks_server::Tasks for Service {
     ) -> Result<Response<Self::AttachStream>, Status> {
         // Who waits for a task keeps no server from stopping: he may come again.
         drop(self.server.gate.enter().map_err(refuse)?);
+        let caller = caller::of(&request)?;
         let request = request.get_ref();
-        let (task, _) = self.at_work(&request.task, request.fleet.as_deref()).await?;
+        let (task, _) = self.at_work(&caller, &request.task, request.fleet.as_deref()).await?;
         let (send, receive) = mpsc::channel(WAITING);
         let server = Arc::clone(&self.server);
         tokio::spawn(async move {

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
-use tonic::transport::Channel;
 
 use super::payload::{self, ArgumentArgs, ResultDocument};
-use super::{Common, millis};
+use super::{Channel, Common, millis};
 use crate::api::proto::calls_client::CallsClient;
 use crate::api::proto::{CallRequest, CallResponse};
 use crate::api::{MAX_MESSAGE, status};

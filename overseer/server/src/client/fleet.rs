@@ -2,9 +2,8 @@
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use tonic::transport::Channel;
 
-use super::Common;
+use super::{Channel, Common};
 use crate::api::proto::events_response::What;
 use crate::api::proto::fleets_client::FleetsClient;
 use crate::api::proto::{self, FleetState};

@@ -4,9 +4,8 @@ use std::io::Write;
 
 use clap::Args;
 use serde::Serialize;
-use tonic::transport::Channel;
 
-use super::Common;
+use super::{Channel, Common};
 use crate::api::proto::logs_client::LogsClient;
 use crate::api::proto::read_log_response::What;
 use crate::api::proto::{LogStreamsRequest, ReadLogRequest};

@@ -1,5 +1,7 @@
 //! The commands that ask a server that runs.
 
+mod audit;
+mod bearer;
 mod call;
 mod connection;
 mod fleet;
@@ -8,28 +10,38 @@ mod payload;
 mod server;
 mod submit;
 mod task;
+mod token;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use tonic::transport::Channel;
 
+pub(crate) use self::audit::AuditArgs;
 pub(crate) use self::call::CallArgs;
+use self::connection::Channel;
 pub(crate) use self::fleet::FleetArgs;
 pub(crate) use self::logs::LogsArgs;
 pub(crate) use self::server::{ReloadArgs, StatusArgs};
 pub(crate) use self::submit::SubmitArgs;
 pub(crate) use self::task::TaskArgs;
+pub(crate) use self::token::TokenArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
 
 /// What all these commands take.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// Socket of the server; else it is looked for
-    #[arg(long, global = true, value_name = "SOCKET", env = "OVERSEER_SERVER", hide_env_values = true)]
-    server: Option<PathBuf>,
+    /// Socket of the server, or https://HOST:PORT; else its socket is looked for
+    #[arg(long, global = true, value_name = "SERVER", env = "OVERSEER_SERVER", hide_env_values = true)]
+    server: Option<OsString>,
+    /// Over TCP: PEM file with the authority that the server's certificate is of
+    #[arg(long, global = true, value_name = "FILE", env = "OVERSEER_SERVER_CA", hide_env_values = true)]
+    server_ca: Option<PathBuf>,
+    /// Over TCP: file with the token, mode 0600; else OVERSEER_TOKEN has it
+    #[arg(long, global = true, value_name = "FILE", env = "OVERSEER_TOKEN_FILE", hide_env_values = true)]
+    token_file: Option<PathBuf>,
     /// Print JSON documents, one on a line
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -75,12 +87,23 @@ pub(crate) fn reload(args: ReloadArgs) -> Result<Exit, Failure> {
     ask(&args.common, async |channel| server::reload(channel, args.common.json).await)
 }
 
+/// Runs `overseer token …`.
+pub(crate) fn token(args: TokenArgs) -> Result<Exit, Failure> {
+    let TokenArgs { command, common } = args;
+    ask(&common, async |channel| token::run(command, channel, common.json).await)
+}
+
+/// Runs `overseer audit`.
+pub(crate) fn audit(args: AuditArgs) -> Result<Exit, Failure> {
+    ask(&args.common, async |channel| audit::run(&args, channel).await)
+}
+
 /// Finds the server and asks it, on one thread: a command should be over at once.
 fn ask(common: &Common, what: impl AsyncFnOnce(Channel) -> Result<Exit, Failure>) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::fault("server.connection", format!("no connection: {e}")))?;
     runtime.block_on(async {
-        let channel = connection::connect(common.server.as_deref()).await?;
+        let channel = connection::connect(common).await?;
         what(channel).await
     })
 }

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
-use tonic::transport::Channel;
 
-use super::Common;
 use super::fleet::{FleetDocument, fleet_table};
+use super::{Channel, Common};
 use crate::api::proto::server_client::ServerClient;
 use crate::api::proto::{InfoRequest, ReloadRequest};
 use crate::api::status::understand;
@@ -54,6 +53,8 @@ struct Info {
     socket: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     listen: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    control: Option<String>,
     on_stop: String,
     fleets: Vec<FleetDocument>,
 }
@@ -84,6 +85,7 @@ pub(super) async fn status(channel: Channel, json: bool) -> Result<Exit, Failure
         config: info.config,
         socket: info.socket,
         listen: info.listen,
+        control: info.control.map(|control| format!("https://{control}")),
         on_stop: info.on_stop,
         fleets: info.fleets.into_iter().map(FleetDocument::from).collect(),
     };
@@ -102,6 +104,11 @@ pub(super) async fn status(channel: Channel, json: bool) -> Result<Exit, Failure
     if let Some(listen) = info.listen {
         rows.push(("listen", listen));
     }
+    if let Some(control) = info.control {
+        rows.push(("control", control));
+    }
+    // Who sees one fleet is not told of the machine.
+    rows.retain(|(_, text)| !text.is_empty());
     let rows: Vec<_> =
         rows.into_iter().map(|(name, text)| vec![Cell::plain(name), Cell::plain(text)]).collect();
     // Paths are of no use when they are cut.

@@ -5,10 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Args;
 use serde::Serialize;
-use tonic::transport::Channel;
 
 use super::payload::ArgumentArgs;
-use super::{Common, millis, task};
+use super::{Channel, Common, millis, task};
 use crate::api::PIECE;
 use crate::api::proto::submit_request::What;
 use crate::api::proto::tasks_client::TasksClient;

@@ -2,10 +2,9 @@
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use tonic::transport::Channel;
 
-use super::Common;
 use super::payload::{self, ResultDocument};
+use super::{Channel, Common};
 use crate::api::proto::attach_task_response::What;
 use crate::api::proto::tasks_client::TasksClient;
 use crate::api::proto::{self, AttachTaskRequest, CancelTaskRequest, GetTaskRequest, ListTasksRequest};

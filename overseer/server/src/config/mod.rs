@@ -1,5 +1,6 @@
 //! `overseer.toml`: what a server serves.
 
+mod control;
 mod fleet;
 mod plan;
 mod source;
@@ -43,6 +44,14 @@ impl OnStop {
     }
 }
 
+/// PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct IdentityFiles {
+    /// With its chain.
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
 /// `[server]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ServerConfig {
@@ -52,6 +61,12 @@ pub(crate) struct ServerConfig {
     pub(crate) socket: Option<PathBuf>,
     /// Where labors on other machines call.
     pub(crate) listen: Option<SocketAddr>,
+    /// Where the control API listens beside the socket, with TLS.
+    pub(crate) control: Option<SocketAddr>,
+    /// Its certificate, where it is not of the Overseer's own authority.
+    pub(crate) control_identity: Option<IdentityFiles>,
+    /// Names of the server in a certificate of its own authority.
+    pub(crate) control_names: Vec<String>,
     pub(crate) on_stop: OnStop,
     /// How long open requests may take when the server stops.
     pub(crate) grace: Duration,
@@ -123,6 +138,7 @@ impl Config {
             })?;
             server.listen = Some(address);
         }
+        control::read(table, base, &mut server)?;
         let choices = [("keep", OnStop::Keep), ("end", OnStop::End)];
         server.on_stop = table.choice("on_stop", &choices)?.unwrap_or(server.on_stop);
         server.grace = table.duration("grace")?.map_or(server.grace, |g| g.value);
@@ -133,7 +149,16 @@ impl Config {
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { data: None, socket: None, listen: None, on_stop: OnStop::Keep, grace: Duration::from_secs(10) }
+        Self {
+            data: None,
+            socket: None,
+            listen: None,
+            control: None,
+            control_identity: None,
+            control_names: Vec::new(),
+            on_stop: OnStop::Keep,
+            grace: Duration::from_secs(10),
+        }
     }
 }
 
@@ -144,6 +169,9 @@ impl ServerConfig {
             ("data", self.data != other.data),
             ("socket", self.socket != other.socket),
             ("listen", self.listen != other.listen),
+            ("control", self.control != other.control),
+            ("control_cert", self.control_identity != other.control_identity),
+            ("control_names", self.control_names != other.control_names),
         ];
         all.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }

@@ -20,7 +20,7 @@ fn the_example_is_a_configuration_and_says_the_defaults() {
             format!("{}\n", key.unwrap_or(line))
         })
         .collect();
-    assert!(uncommented.lines().filter(|line| line.contains(" = ")).count() == 20, "{uncommented}");
+    assert!(uncommented.lines().filter(|line| line.contains(" = ")).count() == 24, "{uncommented}");
     let said = parse(&uncommented).unwrap();
     assert_eq!(said.server, config.server);
     let name: FleetName = "web".parse().unwrap();
@@ -32,7 +32,8 @@ fn the_example_is_a_configuration_and_says_the_defaults() {
 #[test]
 fn what_a_file_says_is_what_is_read() {
     let config = parse(
-        "[server]\ndata = \"state\"\nsocket = \"/run/o/c.sock\"\nlisten = \"127.0.0.1:0\"\non_stop = \"end\"\n\
+        "[server]\ndata = \"state\"\nsocket = \"/run/o/c.sock\"\nlisten = \"127.0.0.1:0\"\n\
+         control = \"[::1]:7401\"\ncontrol_cert = \"tls/c.pem\"\ncontrol_key = \"/k.pem\"\non_stop = \"end\"\n\
          grace = \"1m 30s\"\n[fleets.web]\nadapter = \"local\"\nrelease = \"../web.release\"\ntrust = [\"a.pub\"]\n\
          unsigned = \"allow\"\nlabors = 3\nmax_labors = 5\nrestart = \"temporary\"\nheartbeat = \"2s\"\n\
          silence = \"6s\"\nlease = \"1m\"\ngrace = \"7s\"\nescalation = \"stop_fleet\"\n\
@@ -43,6 +44,10 @@ fn what_a_file_says_is_what_is_read() {
     assert_eq!(config.server.data.as_deref(), Some(Path::new("/etc/overseer/state")));
     assert_eq!(config.server.socket.as_deref(), Some(Path::new("/run/o/c.sock")));
     assert_eq!((config.server.on_stop, config.server.grace.as_secs()), (OnStop::End, 90));
+    assert_eq!(config.server.control.unwrap().to_string(), "[::1]:7401");
+    let files = config.server.control_identity.as_ref().unwrap();
+    assert_eq!(files.certificate, Path::new("/etc/overseer/tls/c.pem"));
+    assert_eq!(files.key, Path::new("/k.pem"));
     let web = config.fleets.values().next().unwrap();
     assert_eq!(web.release.value, Path::new("/etc/overseer/../web.release"));
     assert_eq!((web.labors, web.options.max_nodes, web.unsigned), (3, 5, true));
@@ -131,6 +136,79 @@ fn every_key_that_is_wrong_is_shown_with_what_would_be_right() {
         ("[server]\nsocket = []", 5, Some("server.socket"), "config.value", "control.sock"),
         ("[server]\nlisten = 7400", 5, Some("server.listen"), "config.value", "0.0.0.0:7400"),
         ("[server]\nlisten = \"localhost\"", 5, Some("server.listen"), "config.value", "0.0.0.0:7400"),
+        ("[server]\ncontrol = 7401", 5, Some("server.control"), "config.value", "0.0.0.0:7401"),
+        ("[server]\ncontrol = \"7401\"", 5, Some("server.control"), "config.value", "[::]:7401"),
+        ("[server]\ncontrol = \"\"", 5, Some("server.control"), "config.value", "0.0.0.0:7401"),
+        (
+            "[server]\ncontrl = \"1\"",
+            5,
+            Some("server.contrl"),
+            "config.unknown_key",
+            "did you mean `control`",
+        ),
+        (
+            "[server]\nlisten = \"[::]:7400\"\ncontrol = \"[::]:7400\"",
+            6,
+            Some("server.control"),
+            "config.value",
+            "another port",
+        ),
+        (
+            "[server]\ncontrol_cert = \"a.pem\"",
+            5,
+            Some("server.control_cert"),
+            "config.value",
+            "write control =",
+        ),
+        (
+            "[server]\ncontrol_key = \"a.key\"",
+            5,
+            Some("server.control_key"),
+            "config.value",
+            "write control =",
+        ),
+        (
+            "[server]\ncontrol_names = [\"a\"]",
+            5,
+            Some("server.control_names"),
+            "config.value",
+            "write control =",
+        ),
+        (
+            "[server]\ncontrol = \"[::]:1\"\ncontrol_cert = \"a.pem\"",
+            6,
+            Some("server.control_key"),
+            "config.missing",
+            "control_key = \"server.key\"",
+        ),
+        (
+            "[server]\ncontrol = \"[::]:1\"\ncontrol_key = \"a.key\"",
+            6,
+            Some("server.control_cert"),
+            "config.missing",
+            "control_cert = \"server.pem\"",
+        ),
+        (
+            "[server]\ncontrol = \"[::]:1\"\ncontrol_names = \"a\"",
+            6,
+            Some("server.control_names"),
+            "config.value",
+            "control_names = [",
+        ),
+        (
+            "[server]\ncontrol = \"[::]:1\"\ncontrol_names = [\"https://a\"]",
+            6,
+            Some("server.control_names"),
+            "config.value",
+            "without a port",
+        ),
+        (
+            "[server]\ncontrol = \"[::]:1\"\ncontrol_names = [\"a\"]\ncontrol_cert = \"c\"\ncontrol_key = \"k\"",
+            6,
+            Some("server.control_names"),
+            "config.value",
+            "remove one",
+        ),
         (
             "[server]\non_stop = \"kep\"",
             5,

@@ -22,7 +22,7 @@ pub(crate) enum Desired {
     Stopped,
 }
 
-/// For a check of the store: the only kind of key that the program adds to those of the library.
+/// For a check of the store.
 pub(crate) const KIND: Kind = Kind {
     name: "fleets by hand",
     prefix: "desired/",

@@ -9,10 +9,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::Start;
+use super::control::ControlTcp;
 use super::notify::{self, ServiceManager};
 use super::server::Server;
 use super::socket::ControlSocket;
+use crate::access::Access;
+use crate::access::tokens::Tokens;
 use crate::api::Api;
+use crate::audit::Audit;
+use crate::audit::log::AuditLog;
+use crate::audit::record;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{self, Target};
@@ -28,6 +34,8 @@ struct Ready<'a> {
     version: &'static str,
     socket: &'a std::path::Path,
     data: &'a std::path::Path,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    control: Option<String>,
     fleets: usize,
 }
 
@@ -54,26 +62,39 @@ async fn start_and_stop(start: Start) -> Result<Exit, Failure> {
         Failure::told(Exit::Fault, error.code(), &text)
     })?;
     let (_control, listener) = ControlSocket::bind(&socket)?;
+    let tcp = ControlTcp::bind(&plan.server, &plane).await?;
+    let access = open_access(&plane).await?;
+    let asked = record::Asked::default().with("version", env!("CARGO_PKG_VERSION"));
+    let starting = access.audit.begin_own("start", "start", asked).await?;
     let manager = ServiceManager::from_environment();
     let server = Arc::new(Server::new(plane, plan.server.clone(), config_path, data, socket, manager));
-    let (api, health) = Api::new(Arc::clone(&server)).await?;
+    if let Some(address) = tcp.as_ref().and_then(ControlTcp::address) {
+        let _ = server.control.set(address);
+    }
+    let (api, health) = Api::new(Arc::clone(&server), Arc::clone(&access)).await?;
     let (hang_up, hung_up) = oneshot::channel();
-    let mut listening = tokio::spawn(api.serve(listener, hung_up));
+    let mut listening = tokio::spawn(api.serve(listener, tcp, hung_up));
+    let keeping_up = Arc::clone(&access);
+    let keeping_up = tokio::spawn(async move { keeping_up.keep_up().await });
     let started = tokio::select! {
         started = server.start_fleets(plan) => started.map(|()| true),
         () = signals.stop() => Ok(false),
     };
     let outcome = match started {
         Ok(true) => {
+            starting.end("ok").await;
             health.serving().await;
             say_ready(&server, json);
             tokio::select! {
-                () = live(Arc::clone(&server), &mut signals) => Ok(Exit::Passed),
+                () = live(Arc::clone(&server), &access, &mut signals) => Ok(Exit::Passed),
                 ended = &mut listening => Err(api_ended(ended)),
             }
         }
         Ok(false) => Ok(Exit::Passed),
-        Err(failure) => Err(failure),
+        Err(failure) => {
+            starting.end(&failure.code).await;
+            Err(failure)
+        }
     };
     tokio::spawn(async move {
         signals.stop().await;
@@ -93,14 +114,30 @@ async fn start_and_stop(start: Start) -> Result<Exit, Failure> {
         listening.abort();
     }
     server.leave_fleets().await;
+    keeping_up.abort();
+    access.audit.flush(true).await;
+    if let Ok(stopped) = access.audit.begin_own(why_stopped(&outcome), "stop", record::Asked::default()).await
+    {
+        stopped.end("ok").await;
+    }
     if tokio::time::timeout(HANG_UP, server.plane.shutdown()).await.is_err() {
         tracing::warn!("connections of labors did not close in time; they are cut off");
     }
     outcome
 }
 
+/// The tokens and the audit log of a store.
+async fn open_access(plane: &ControlPlane) -> Result<Arc<Access>, Failure> {
+    let log = AuditLog::open(plane.clone()).await?;
+    Ok(Access::new(Tokens::new(plane.clone()), Audit::new(log)))
+}
+
+fn why_stopped(outcome: &Result<Exit, Failure>) -> &'static str {
+    if outcome.is_ok() { "signal" } else { "fault" }
+}
+
 /// Carries out what signals ask for, until one says to stop.
-async fn live(server: Arc<Server>, signals: &mut Signals) {
+async fn live(server: Arc<Server>, access: &Arc<Access>, signals: &mut Signals) {
     let mut watchdog = notify::watchdog().map(tokio::time::interval);
     loop {
         let alive = async {
@@ -114,8 +151,8 @@ async fn live(server: Arc<Server>, signals: &mut Signals) {
                 Asked::Stop => return,
                 Asked::Reload => {
                     // Beside this, for it may take as long as fleets take to stop.
-                    let server = Arc::clone(&server);
-                    tokio::spawn(async move { reload(&server).await });
+                    let (server, access) = (Arc::clone(&server), Arc::clone(access));
+                    tokio::spawn(async move { reload(&server, &access).await });
                 }
             },
             () = alive => server.manager.alive(),
@@ -123,10 +160,16 @@ async fn live(server: Arc<Server>, signals: &mut Signals) {
     }
 }
 
-async fn reload(server: &Server) {
+async fn reload(server: &Server, access: &Access) {
     // One that stops starts no fleets any more.
     let Ok(_entered) = server.gate.enter() else { return };
-    match server.reload().await {
+    let entry = match access.audit.begin_own("signal", "Server.Reload", record::Asked::default()).await {
+        Ok(entry) => entry,
+        Err(failure) => return Target::Stderr.write(&format!("nothing changes: {failure}\n")),
+    };
+    let reloaded = server.reload().await;
+    entry.end(reloaded.as_ref().map_or_else(|failure| &*failure.code, |_| "ok")).await;
+    match reloaded {
         Ok(changes) if changes.is_empty() => Target::Stderr.write("configuration read: nothing changes\n"),
         Ok(changes) => {
             for change in changes {
@@ -151,12 +194,16 @@ fn say_ready(server: &Server, json: bool) {
             version,
             socket: &server.socket,
             data: &server.data,
+            control: server.control.get().map(|address| format!("https://{address}")),
             fleets: server.fleets().len(),
         });
     }
     let status = server.status_line();
     let (socket, data) = (server.socket.display(), server.data.display());
-    Target::Stderr.write(&format!("overseer {version} is ready: {status}; socket {socket}, data {data}\n"));
+    let control = server.control.get().map(|address| format!(", control https://{address}"));
+    let control = control.unwrap_or_default();
+    Target::Stderr
+        .write(&format!("overseer {version} is ready: {status}; socket {socket}, data {data}{control}\n"));
     server.manager.ready(&status);
 }
 

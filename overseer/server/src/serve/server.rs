@@ -1,8 +1,9 @@
 //! A server that runs: its control plane, its fleets, and what is asked of it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use overseer::{ControlPlane, FleetName};
@@ -23,6 +24,8 @@ pub(crate) struct Server {
     pub(crate) config_path: PathBuf,
     pub(crate) data: PathBuf,
     pub(crate) socket: PathBuf,
+    /// Where the control API listens over TCP, if it does.
+    pub(crate) control: OnceLock<SocketAddr>,
     pub(crate) started: Instant,
     pub(super) manager: ServiceManager,
     /// One reload at a time.
@@ -47,6 +50,7 @@ impl Server {
             config_path,
             data,
             socket,
+            control: OnceLock::new(),
             started: Instant::now(),
             manager,
             reloading: tokio::sync::Mutex::default(),
@@ -64,11 +68,23 @@ impl Server {
     /// # Errors
     /// `fleet.unknown`.
     pub(crate) fn fleet(&self, name: &str) -> Result<Arc<FleetSlot>, Failure> {
+        self.fleet_of(name, |_| true)
+    }
+
+    /// One of the fleets that are seen.
+    ///
+    /// # Errors
+    /// `fleet.unknown`, which names no other.
+    pub(crate) fn fleet_of(
+        &self,
+        name: &str,
+        seen: impl Fn(&FleetName) -> bool,
+    ) -> Result<Arc<FleetSlot>, Failure> {
         let fleets = self.fleets.read();
-        if let Some(slot) = name.parse::<FleetName>().ok().and_then(|name| fleets.get(&name)) {
+        if let Some(slot) = name.parse::<FleetName>().ok().filter(&seen).and_then(|name| fleets.get(&name)) {
             return Ok(Arc::clone(slot));
         }
-        let known: Vec<_> = fleets.keys().map(FleetName::as_str).collect();
+        let known: Vec<_> = fleets.keys().filter(|name| seen(name)).map(FleetName::as_str).collect();
         let shown: String = name.chars().take(64).collect();
         Err(Failure::input("fleet.unknown", format!("there is no fleet {shown:?}")).help(
             match known.is_empty() {

@@ -7,7 +7,7 @@ use super::progress;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{self, Target};
-use crate::serve::desired;
+use crate::store::kinds::KINDS;
 use crate::table::{Cell, render};
 
 /// Problems that are shown to people.
@@ -35,9 +35,8 @@ pub(super) fn run(data: &DataDir, deep: bool, json: bool) -> Result<Exit, Failur
             bar.set_message(format!("{entries} entries"));
         }
     };
-    let report = runtime
-        .block_on(check(data, &[desired::KIND], deep, seen))
-        .map_err(|e| fault(e.code(), e.to_string()))?;
+    let report =
+        runtime.block_on(check(data, KINDS, deep, seen)).map_err(|e| fault(e.code(), e.to_string()))?;
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }

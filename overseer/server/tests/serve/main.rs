@@ -1,7 +1,9 @@
 //! What a user of `overseer serve` sees: the real program as server and as client, real labors.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod api;
+mod audit;
 mod commands;
 mod joins;
 mod lifecycle;
@@ -10,8 +12,10 @@ mod mistakes;
 mod ran;
 mod reconcile;
 mod reload;
+mod remote;
 mod restarts;
 mod stop;
 mod stores;
+mod strangers;
 mod tasks;
 mod world;

@@ -76,6 +76,9 @@ impl World {
             .env("XDG_CONFIG_HOME", self.path("config"))
             .env("STATE_DIRECTORY", self.path("state"))
             .env_remove("OVERSEER_SERVER")
+            .env_remove("OVERSEER_SERVER_CA")
+            .env_remove("OVERSEER_TOKEN")
+            .env_remove("OVERSEER_TOKEN_FILE")
             .env_remove("NOTIFY_SOCKET")
             .env_remove("WATCHDOG_USEC")
             .env_remove("RUST_LOG")
@@ -251,6 +254,13 @@ impl Serving {
             lines.push(line);
         }
         lines
+    }
+
+    /// All that it has said, once it has ended.
+    pub(crate) fn everything(mut self) -> String {
+        let rest = self.rest();
+        self.said.extend(rest);
+        self.said.join("\n")
     }
 
     /// Stops it in good order.

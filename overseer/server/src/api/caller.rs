@@ -1,0 +1,78 @@
+//! Who asks, and what there is for him.
+
+use std::sync::Arc;
+
+use tonic::{Request, Status};
+
+use super::Service;
+use super::status::refuse;
+use crate::access::{Caller, rules};
+use crate::audit::log::Open;
+use crate::audit::record::{Asked, Class};
+use crate::failure::Failure;
+use crate::serve::slot::FleetSlot;
+
+/// Who asks. The layer in front of all services has put him there; a request without one is
+/// refused.
+pub(super) fn of<T>(request: &Request<T>) -> Result<Caller, Status> {
+    let missing = || refuse(Failure::fault("server.fault", "a request has come past the check of who asks"));
+    request.extensions().get::<Caller>().cloned().ok_or_else(missing)
+}
+
+/// The fleets that there are for somebody; another one does not exist.
+pub(super) struct Seen<'a> {
+    service: &'a Service,
+    caller: &'a Caller,
+}
+
+impl Seen<'_> {
+    /// All of them, by name.
+    pub(super) fn fleets(&self) -> Vec<Arc<FleetSlot>> {
+        let mut slots = self.service.server.fleets();
+        slots.retain(|slot| rules::sees(&self.caller.principal, &slot.name));
+        slots
+    }
+
+    /// One of them. That somebody has asked for one that he does not see is recorded.
+    ///
+    /// # Errors
+    /// `fleet.unknown`.
+    pub(super) fn fleet(&self, name: &str) -> Result<Arc<FleetSlot>, Failure> {
+        let server = &self.service.server;
+        let found = server.fleet_of(name, |fleet| rules::sees(&self.caller.principal, fleet));
+        if found.is_err() && server.fleet(name).is_ok() {
+            let (access, caller, asked) =
+                (Arc::clone(&self.service.access), self.caller.clone(), Asked::of(name));
+            tokio::spawn(async move { access.other_fleet(&caller, asked).await });
+        }
+        found
+    }
+
+    /// Whether all fleets are there for him.
+    pub(super) fn all(&self) -> bool {
+        self.caller.principal.fleet().is_none()
+    }
+}
+
+impl Service {
+    /// What there is for a caller.
+    pub(super) fn seen<'a>(&'a self, caller: &'a Caller) -> Seen<'a> {
+        Seen { service: self, caller }
+    }
+
+    /// Records a change before it is done.
+    ///
+    /// # Errors
+    /// `audit.not_recorded`.
+    pub(super) async fn record(&self, caller: &Caller, asked: Asked) -> Result<Open, Status> {
+        self.access.audit.begin(Class::Change, caller, asked).await.map_err(refuse)
+    }
+
+    /// Records the use of a fleet before it is done.
+    ///
+    /// # Errors
+    /// `audit.not_recorded`.
+    pub(super) async fn record_use(&self, caller: &Caller, asked: Asked) -> Result<Open, Status> {
+        self.access.audit.begin(Class::Use, caller, asked).await.map_err(refuse)
+    }
+}
