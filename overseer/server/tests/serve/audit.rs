@@ -145,7 +145,7 @@ fn no_secret_is_in_a_log_an_answer_the_store_or_an_export() {
     }
     serving.signal(Signal::TERM);
     assert_eq!(serving.end(), 0);
-    said.extend(serving.everything());
+    said.push_str(&serving.everything());
     assert!(said.contains("anna") && said.contains("TRACE"), "it was looked at the right place");
     world.ask(["store", "export", "all.export", "--data", "data"]);
     let mut files = vec![world.path("all.export")];
