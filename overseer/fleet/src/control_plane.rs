@@ -140,6 +140,7 @@ impl ControlPlaneBuilder {
             rotating: tokio::sync::Mutex::default(),
             listening,
             served_until: Mutex::new(now),
+            certificates: watch::Sender::new(0),
             endpoints,
             fleets: RwLock::default(),
             left: RwLock::default(),
@@ -189,6 +190,8 @@ struct Inner {
     listening: Listening,
     /// Until when the gateway's certificate is good.
     served_until: Mutex<SystemTime>,
+    /// How often that was made.
+    certificates: watch::Sender<u64>,
     endpoints: Vec<Endpoint>,
     fleets: RwLock<HashMap<FleetName, Registered>>,
     /// Fleets that were left: their labors come back to whoever takes them up.
@@ -300,14 +303,15 @@ impl ControlPlane {
         &self.inner.claims
     }
 
-    /// PEM of the authorities of this control plane: what the clients of
-    /// [`ControlPlane::server_identity`] trust. No secret.
-    pub fn authority_certificate(&self) -> String {
-        self.authorities().bundle().to_owned()
+    /// Changes when a listener that has its certificate of [`ControlPlane::server_identity`] is to
+    /// have another one.
+    pub fn certificates_changed(&self) -> watch::Receiver<u64> {
+        self.inner.certificates.subscribe()
     }
 
-    /// A certificate and a new key for another listener of this process, which is called by these
-    /// host names and IP addresses; good for a year, as that of the gateway.
+    /// A certificate, of an authority of [`ControlPlane::authority_status`], and a new key for another listener of this process, which is called by these
+    /// host names and IP addresses; good for a year, as that of the gateway, and to be renewed when
+    /// [`ControlPlane::certificates_changed`] says so.
     ///
     /// # Errors
     /// [`AuthorityError::BadName`], [`AuthorityError::Failed`].

@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::build::BuildArgs;
 use crate::client::{
-    AuditArgs, CallArgs, FleetArgs, LogsArgs, ReloadArgs, StatusArgs, SubmitArgs, TaskArgs, TokenArgs,
+    AuditArgs, AuthorityArgs, CallArgs, FleetArgs, LogsArgs, ReloadArgs, StatusArgs, SubmitArgs, TaskArgs,
+    TokenArgs,
 };
 use crate::doctor::DoctorArgs;
 use crate::exit::Exit;
@@ -56,6 +57,7 @@ enum Command {
     Reload(ReloadArgs),
     Token(TokenArgs),
     Audit(AuditArgs),
+    Authority(AuthorityArgs),
     Store(StoreArgs),
     Release(ReleaseArgs),
     Labor(overseer_labor::LaborArgs),
@@ -208,6 +210,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Status(args) => (args.common.json, client::status(args)),
         Command::Reload(args) => (args.common.json, client::reload(args)),
         Command::Token(args) => (args.common.json, client::token(args)),
+        Command::Authority(args) => (args.common.json, client::authority(args)),
         Command::Audit(args) => (args.common.json, client::audit(args)),
         Command::Store(args) => (args.json, store::run(args)),
         Command::Release(args) => (args.json, release::run(args)),

@@ -144,6 +144,7 @@ impl ControlPlane {
             self.inner.listening.give(&Gateway::new(self.clone()), authorities.bundle(), &identity)?;
         self.inner.servers.lock().extend(routers);
         *self.inner.served_until.lock() = identity.not_after;
+        self.inner.certificates.send_modify(|times| *times += 1);
         Ok(())
     }
 

@@ -1,11 +1,13 @@
 //! Callers at a listener who have not proved who they are: bounded in number and in time, and told
 //! to wait when too many of them fail. Those who have proved it pay nothing for the others.
 
+mod entrance;
 mod failures;
 mod guarded;
 
 use std::net::IpAddr;
 
+pub use self::entrance::Entrance;
 pub use self::failures::{Allowance, FailureLimits, Failures};
 pub use self::guarded::{Bounds, Door, Guarded, Place, Placed};
 

@@ -3,7 +3,6 @@
 mod attach;
 mod bounded;
 mod bulk;
-mod entrance;
 mod pace;
 mod pairing;
 mod peer;
@@ -21,7 +20,7 @@ use overseer_protocol::proto::bulk_server::BulkServer;
 use overseer_protocol::proto::pairing_server::PairingServer;
 use overseer_protocol::proto::session_server::SessionServer;
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
@@ -30,10 +29,9 @@ use tonic::transport::server::{Router, TcpIncoming};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use self::bounded::Bounded;
-use self::entrance::Entrance;
 use crate::authority::ServerIdentity;
 use crate::control_plane::{ControlPlane, ControlPlaneError};
-use crate::door::{Allowance, Bounds, Door, FailureLimits, Failures, Guarded, Source};
+use crate::door::{Allowance, Bounds, Door, Entrance, FailureLimits, Failures, Guarded, Source};
 use overseer_protocol::error_text;
 
 /// A client has this long for its TLS handshake.
@@ -114,22 +112,26 @@ impl Listeners {
         let door = Door::new("labors.sock", LOCAL);
         let incoming = UnixListenerStream::new(self.unix);
         let incoming = incoming.map(move |socket| socket.map(|socket| door.guard(socket, Source::Here)));
-        let mut opened = vec![Entrance::open(bounded(incoming, stopped.clone()), stopped.clone())];
+        let (unix, task) = Entrance::open(bounded(incoming, stopped.clone()), stopped.clone());
+        let (mut tcp, mut tasks) = (None, vec![task]);
         if let Some(listener) = self.tcp {
             // Without TCP_NODELAY pipelined calls are an order of magnitude slower.
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             let door = Door::new("listen", STRANGERS);
             let incoming = incoming.map(move |socket| socket.map(|socket| guard(&door, socket)));
-            opened.push(Entrance::open(bounded(incoming, stopped.clone()), stopped.clone()));
+            let (entrance, task) = Entrance::open(bounded(incoming, stopped.clone()), stopped.clone());
+            tcp = Some(entrance);
+            tasks.push(task);
         }
-        let (entrances, tasks) = opened.into_iter().unzip();
-        (Listening { entrances }, tasks)
+        (Listening { unix, tcp, stopped: stopped.clone() }, tasks)
     }
 }
 
 /// Sockets that are served.
 pub(crate) struct Listening {
-    entrances: Vec<Entrance>,
+    unix: Entrance<Bounded<Guarded<UnixStream>>>,
+    tcp: Option<Entrance<Bounded<Guarded<TcpStream>>>>,
+    stopped: watch::Receiver<bool>,
 }
 
 impl Listening {
@@ -141,9 +143,19 @@ impl Listening {
         authorities: &str,
         server: &ServerIdentity,
     ) -> Result<Vec<JoinHandle<()>>, ControlPlaneError> {
-        let routers = self.entrances.iter().map(|_| router(gateway.clone(), authorities, server));
-        let routers: Vec<_> = routers.collect::<Result<_, _>>()?;
-        Ok(self.entrances.iter().zip(routers).map(|(entrance, router)| entrance.give_to(router)).collect())
+        let unix = router(gateway.clone(), authorities, server)?;
+        let tcp = router(gateway.clone(), authorities, server)?;
+        let (sockets, until) = (self.unix.sockets(), wait_for(self.stopped.clone()));
+        let mut tasks = vec![tokio::spawn(async move {
+            report(unix.serve_with_incoming_shutdown(sockets, until).await);
+        })];
+        if let Some(entrance) = &self.tcp {
+            let (sockets, until) = (entrance.sockets(), wait_for(self.stopped.clone()));
+            tasks.push(tokio::spawn(async move {
+                report(tcp.serve_with_incoming_shutdown(sockets, until).await);
+            }));
+        }
+        Ok(tasks)
     }
 }
 

@@ -74,6 +74,8 @@ pub(crate) const RULES: &[Rule] = &[
     row("/overseer.control.v1.Fleets/Start", OPERATOR, Scope::Fleets, Record::Each),
     row("/overseer.control.v1.Fleets/Stop", OPERATOR, Scope::Fleets, Record::Each),
     row("/overseer.control.v1.Fleets/Drain", OPERATOR, Scope::Fleets, Record::Each),
+    // Who joins is told the fleet's environment, and runs its tasks.
+    row("/overseer.control.v1.Fleets/Invite", ADMIN, Scope::Fleets, Record::Each),
     row("/overseer.control.v1.Fleets/History", VIEWER, Scope::Fleets, Record::Nothing),
     row("/overseer.control.v1.Fleets/Events", VIEWER, Scope::Fleets, Record::Nothing),
     row("/overseer.control.v1.Fleets/Reconcile", OPERATOR, Scope::Fleets, Record::Each),
@@ -91,6 +93,7 @@ pub(crate) const RULES: &[Rule] = &[
     row("/overseer.control.v1.Tokens/List", ADMIN, Scope::Server, Record::Nothing),
     row("/overseer.control.v1.Tokens/Revoke", ADMIN, Scope::Server, Record::Each),
     row("/overseer.control.v1.Tokens/Rotate", ADMIN, Scope::Server, Record::Each),
+    row("/overseer.control.v1.Tokens/RotateAuthority", ADMIN, Scope::Server, Record::Each),
     row("/overseer.control.v1.Tokens/Authority", VIEWER, Scope::Neither, Record::Nothing),
     row("/overseer.control.v1.Audit/Read", ADMIN, Scope::Fleets, Record::Nothing),
     // Load balancers have no tokens; what they learn is one bit.

@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::status::refuse;
 use super::{Answers, Service, WAITING, caller, proto};
+use crate::audit::outcome;
 use crate::audit::record::Asked;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -217,15 +218,19 @@ impl proto::fleets_server::Fleets for Service {
         &self,
         request: Request<proto::InviteRequest>,
     ) -> Result<Response<proto::InviteResponse>, Status> {
-        let proto::InviteRequest { fleet, ttl_ms, addresses } = request.into_inner();
-        let slot = self.server.fleet(&fleet).map_err(refuse)?;
+        let caller = caller::of(&request)?;
+        let proto::InviteRequest { fleet: name, ttl_ms, addresses } = request.into_inner();
+        let slot = self.seen(&caller).fleet(&name).map_err(refuse)?;
         let fleet = slot.fleet().map_err(refuse)?;
         // Not to its end: an invitation that nobody hears of is taken back.
         let _entered = self.server.gate.enter().map_err(refuse)?;
         let ttl = ttl_ms.map_or(INVITED, Duration::from_millis);
-        let invitation =
-            fleet.invite_to(ttl, addresses).await.map_err(|error| refuse(not_invited(&error)))?;
-        invited(&invitation).map(Response::new).map_err(refuse)
+        let entry = self.record(&caller, Asked::of(&name)).await?;
+        let invitation = fleet.invite_to(ttl, addresses).await.map_err(|error| not_invited(&error));
+        let answer =
+            invitation.and_then(|invitation| invited(&invitation)).map(Response::new).map_err(refuse);
+        entry.end(&outcome(&answer)).await;
+        answer
     }
 
     async fn history(

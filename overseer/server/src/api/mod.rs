@@ -65,6 +65,8 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub(crate) struct Api {
     routes: Routes,
     access: Arc<Access>,
+    /// Changes when the certificates of listeners do.
+    certificates: watch::Receiver<u64>,
 }
 
 /// One implementation of all services.
@@ -88,6 +90,7 @@ impl Api {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()
             .map_err(|error| Failure::fault("serve.api", format!("the control API: {error}")))?;
+        let certificates = server.plane.certificates_changed();
         let service = Service { server, access: Arc::clone(&access) };
         let mut routes = RoutesBuilder::default();
         routes
@@ -104,7 +107,7 @@ impl Api {
             .add_service(TokensServer::new(service.clone()))
             .add_service(AuditServer::new(service.clone()))
             .add_service(ServerServer::new(service));
-        Ok((Self { routes: routes.routes(), access }, health))
+        Ok((Self { routes: routes.routes(), access, certificates }, health))
     }
 
     /// Answers at the socket, and over TCP where that is asked for, until it is told to hang up.
@@ -127,19 +130,52 @@ impl Api {
             .add_routes(self.routes.clone())
             .serve_with_incoming_shutdown(UnixListenerStream::new(listener), until(stopped.clone()));
         let tcp = async {
-            let Some(tcp) = tcp else { return Ok(()) };
-            let (tls, incoming) = tcp.incoming();
-            transport()
-                .tls_config(tls)?
-                .http2_keepalive_interval(Some(KEEPALIVE))
-                .http2_keepalive_timeout(Some(KEEPALIVE))
-                .http2_max_header_list_size(HEADERS)
-                .layer(layer(Way::Tcp))
-                .add_routes(self.routes.clone())
-                .serve_with_incoming_shutdown(incoming, until(stopped))
-                .await
+            match tcp {
+                Some(tcp) => self.serve_tcp(tcp, stopped).await,
+                None => Ok(()),
+            }
         };
         tokio::try_join!(socket, tcp, hang_up).map(|_| ())
+    }
+
+    /// Each time that the certificate changes another server takes those who come from then on.
+    async fn serve_tcp(
+        &self,
+        tcp: ControlTcp,
+        stopped: watch::Receiver<bool>,
+    ) -> Result<(), tonic::transport::Error> {
+        let mut changed = self.certificates.clone();
+        let (shown, entrance) = tcp.open(stopped.clone());
+        let mut servers = tokio::task::JoinSet::new();
+        loop {
+            changed.mark_unchanged();
+            match shown.tls() {
+                Ok(tls) => {
+                    let server = transport()
+                        .tls_config(tls)?
+                        .http2_keepalive_interval(Some(KEEPALIVE))
+                        .http2_keepalive_timeout(Some(KEEPALIVE))
+                        .http2_max_header_list_size(HEADERS)
+                        .layer(AccessLayer::new(Arc::clone(&self.access), Way::Tcp))
+                        .add_routes(self.routes.clone());
+                    let (sockets, until) = (entrance.sockets(), until(stopped.clone()));
+                    servers.spawn(server.serve_with_incoming_shutdown(sockets, until));
+                }
+                // The one before goes on.
+                Err(error) => tracing::error!(%error, "the control API has no new certificate"),
+            }
+            tokio::select! {
+                () = shown.changed(&mut changed) => {}
+                () = until(stopped.clone()) => break,
+            }
+        }
+        while let Some(ended) = servers.join_next().await {
+            match ended {
+                Ok(ended) => ended?,
+                Err(error) => tracing::error!(%error, "a server of the control API has failed"),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use overseer::FleetName;
+use overseer::control_plane::{AuthorityStatus, RotationError};
 use tonic::{Request, Response, Status};
 
 use super::status::refuse;
@@ -12,6 +13,7 @@ use crate::access::token::{TokenId, TokenRecord};
 use crate::access::tokens::{NewToken, now_ms};
 use crate::audit::outcome;
 use crate::audit::record::Asked;
+use crate::exit::Exit;
 use crate::failure::Failure;
 
 fn token(id: TokenId, record: TokenRecord) -> proto::Token {
@@ -123,9 +125,46 @@ impl proto::tokens_server::Tokens for Service {
 
     async fn authority(
         &self,
-        _: Request<proto::AuthorityRequest>,
+        request: Request<proto::AuthorityRequest>,
     ) -> Result<Response<proto::AuthorityResponse>, Status> {
-        let certificate = self.server.plane.authority_certificate();
-        Ok(Response::new(proto::AuthorityResponse { certificate }))
+        let caller = caller::of(&request)?;
+        let mut answer = authority(self.server.plane.authority_status());
+        let seen: Vec<_> = self.seen(&caller).fleets().iter().map(|slot| slot.name.to_string()).collect();
+        answer.waits_for.retain(|waits| seen.contains(&waits.fleet));
+        Ok(Response::new(answer))
+    }
+
+    async fn rotate_authority(
+        &self,
+        request: Request<proto::RotateAuthorityRequest>,
+    ) -> Result<Response<proto::RotateAuthorityResponse>, Status> {
+        let caller = caller::of(&request)?;
+        let entry = self.record(&caller, Asked::default()).await?;
+        let plane = self.server.plane.clone();
+        self.to_the_end(entry, async move {
+            let rotated = plane.rotate_authority().await.map_err(|error| {
+                let exit = match error {
+                    RotationError::UnderWay(_) => Exit::BadInput,
+                    _ => Exit::Fault,
+                };
+                Failure::told(exit, error.code(), &error.to_string())
+            })?;
+            Ok(proto::RotateAuthorityResponse { authority: Some(authority(rotated)) })
+        })
+        .await
+    }
+}
+
+fn authority(status: AuthorityStatus) -> proto::AuthorityResponse {
+    let waits = |(fleet, labor): (overseer::FleetName, overseer::LaborId)| proto::AuthorityWaits {
+        fleet: fleet.to_string(),
+        labor: labor.to_string(),
+    };
+    proto::AuthorityResponse {
+        certificate: status.bundle,
+        stage: status.stage.name().to_owned(),
+        since_ms: status.since_ms,
+        ends_ms: status.ends_ms,
+        waits_for: status.waits_for.into_iter().map(waits).collect(),
     }
 }

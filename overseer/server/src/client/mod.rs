@@ -1,6 +1,7 @@
 //! The commands that ask a server that runs.
 
 mod audit;
+mod authority;
 mod bearer;
 mod call;
 mod connection;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use clap::Args;
 
 pub(crate) use self::audit::AuditArgs;
+pub(crate) use self::authority::AuthorityArgs;
 pub(crate) use self::call::CallArgs;
 use self::connection::Channel;
 pub(crate) use self::fleet::FleetArgs;
@@ -80,6 +82,12 @@ pub(crate) fn logs(args: LogsArgs) -> Result<Exit, Failure> {
 /// Runs `overseer status`.
 pub(crate) fn status(args: StatusArgs) -> Result<Exit, Failure> {
     ask(&args.common, async |channel| server::status(channel, args.common.json).await)
+}
+
+/// Runs `overseer authority …`.
+pub(crate) fn authority(args: AuthorityArgs) -> Result<Exit, Failure> {
+    let AuthorityArgs { command, common } = args;
+    ask(&common, async |channel| authority::run(command, channel, common.json).await)
 }
 
 /// Runs `overseer reload`.

@@ -1,16 +1,16 @@
 //! The control API over TCP: TLS always, and only so many who have not shown a token.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use overseer::ControlPlane;
-use overseer::door::{Bounds, Door, Guarded, Source};
+use overseer::door::{Bounds, Door, Entrance, Guarded, Source};
 use overseer_protocol::Secret;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_stream::{Stream, StreamExt};
+use tokio::sync::watch;
+use tokio_stream::StreamExt;
 use tonic::transport::server::{Server as Transport, TcpIncoming};
 use tonic::transport::{Identity, ServerTlsConfig};
 
@@ -28,7 +28,38 @@ const MOST_BYTES: u64 = 256 * 1024;
 /// A bound address, and what its callers are shown.
 pub(crate) struct ControlTcp {
     listener: TcpListener,
-    identity: Identity,
+    shown: Shown,
+}
+
+/// Certificates for the callers.
+pub(crate) enum Shown {
+    /// Of somebody's own authority.
+    Files(Identity),
+    /// Of the Overseer's: made when they are needed.
+    Own { config: ServerConfig, address: SocketAddr, plane: ControlPlane },
+}
+
+impl Shown {
+    /// What TLS needs now.
+    ///
+    /// # Errors
+    /// `authority.…`
+    pub(crate) fn tls(&self) -> Result<ServerTlsConfig, Failure> {
+        let identity = match self {
+            Self::Files(identity) => identity.clone(),
+            Self::Own { config, address, plane } => own(config, *address, plane)?,
+        };
+        Ok(ServerTlsConfig::new().identity(identity).timeout(HANDSHAKE))
+    }
+
+    /// Waits until [`Shown::tls`] gives something else.
+    pub(crate) async fn changed(&self, seen: &mut watch::Receiver<u64>) {
+        match self {
+            Self::Own { .. } if seen.changed().await.is_ok() => {}
+            // Read once; or there will be no other one.
+            _ => std::future::pending().await,
+        }
+    }
 }
 
 impl ControlTcp {
@@ -42,18 +73,22 @@ impl ControlTcp {
             Failure::fault("serve.control", format!("{address} cannot be listened on: {error}"))
                 .help("choose another `control` in [server], or stop who listens there")
         })?;
-        let identity = match &config.control_identity {
+        let shown = match &config.control_identity {
             Some(files) => {
                 let identity = read(&files.certificate, &files.key)?;
                 let tls = ServerTlsConfig::new().identity(identity.clone());
                 Transport::builder()
                     .tls_config(tls)
                     .map_err(|error| unusable(&files.certificate, &overseer_protocol::error_text(&error)))?;
-                identity
+                Shown::Files(identity)
             }
-            None => own(config, address, plane)?,
+            None => {
+                // A name that cannot be is said at the start.
+                own(config, address, plane)?;
+                Shown::Own { config: config.clone(), address, plane: plane.clone() }
+            }
         };
-        Ok(Some(Self { listener, identity }))
+        Ok(Some(Self { listener, shown }))
     }
 
     /// Where it listens.
@@ -61,9 +96,8 @@ impl ControlTcp {
         self.listener.local_addr().ok()
     }
 
-    /// What TLS needs, and those who come.
-    pub(crate) fn incoming(self) -> (ServerTlsConfig, impl Stream<Item = io::Result<Guarded<TcpStream>>>) {
-        let tls = ServerTlsConfig::new().identity(self.identity).timeout(HANDSHAKE);
+    /// What callers are shown, and those who come, until `stopped` says so.
+    pub(crate) fn open(self, stopped: watch::Receiver<bool>) -> (Shown, Entrance<Guarded<TcpStream>>) {
         let door = Door::new("control", STRANGERS);
         // Without TCP_NODELAY small answers wait for each other.
         let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
@@ -71,7 +105,10 @@ impl ControlTcp {
             let source = socket.peer_addr().map_or(Source::Here, |address| Source::of(address.ip()));
             door.guard(socket, source)
         };
-        (tls, incoming.map(move |socket| socket.map(&guard)))
+        let incoming = incoming.map(move |socket| socket.map(&guard));
+        // It ends by `stopped`.
+        let (entrance, _task) = Entrance::open(incoming, stopped);
+        (self.shown, entrance)
     }
 }
 

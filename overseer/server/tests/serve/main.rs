@@ -4,6 +4,7 @@
 mod access;
 mod api;
 mod audit;
+mod authority;
 mod commands;
 mod joins;
 mod lifecycle;
