@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use overseer_protocol::{Endpoint, FleetName, SessionId, TaskId};
@@ -148,6 +148,7 @@ impl ControlPlaneBuilder {
             shutdown,
             served: self.served,
             started: Instant::now(),
+            complete: AtomicBool::new(false),
             servers: Mutex::new(servers),
             _socket_directory: socket_directory,
             data,
@@ -200,6 +201,8 @@ struct Inner {
     shutdown: watch::Sender<bool>,
     served: bool,
     started: Instant,
+    /// Every fleet is here that may have been there before.
+    complete: AtomicBool,
     servers: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     _socket_directory: Option<tempfile::TempDir>,
     data: DataDir,
@@ -336,10 +339,17 @@ impl ControlPlane {
         Records::new(Arc::clone(&self.inner.store))
     }
 
+    /// Every fleet has been started that the process before this one may have had: labors of others
+    /// need not be waited for. A minute after the start that is so in any case.
+    pub fn fleets_are_complete(&self) {
+        self.inner.complete.store(true, Ordering::Relaxed);
+    }
+
     /// Whether fleets may still be on their way that the server before this one had: their labors
     /// dial as soon as somebody listens, and are told to come again.
     fn is_settling(&self) -> bool {
-        self.inner.served && self.inner.started.elapsed() < SETTLING
+        let complete = self.inner.complete.load(Ordering::Relaxed);
+        self.inner.served && !complete && self.inner.started.elapsed() < SETTLING
     }
 
     /// Whether a fleet that is not there may be there later: its labors are told to come again,

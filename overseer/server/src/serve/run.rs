@@ -83,6 +83,7 @@ async fn start_and_stop(start: Start) -> Result<Exit, Failure> {
     let outcome = match started {
         Ok(true) => {
             starting.end("ok").await;
+            server.plane.fleets_are_complete();
             health.serving().await;
             say_ready(&server, json);
             tokio::select! {
