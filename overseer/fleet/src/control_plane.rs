@@ -19,6 +19,7 @@ use crate::data_dir::{DataDir, DataDirError};
 use crate::fleet::{FleetHandle, FleetShared};
 use crate::gateway::{self, Gateway};
 use crate::logs::Logs;
+use crate::metrics::{self, Page, PlaneMetrics};
 use crate::payload::Payloads;
 use crate::records::Records;
 use crate::store::{Store, StoreError};
@@ -132,6 +133,7 @@ impl ControlPlaneBuilder {
             store,
             blobs: data.blobs(),
             payloads,
+            metrics: PlaneMetrics::new(logs.metrics()),
             logs,
             claims,
             authority,
@@ -177,6 +179,7 @@ struct Inner {
     blobs: Arc<dyn Blobs>,
     payloads: Arc<Payloads>,
     logs: Arc<Logs>,
+    metrics: PlaneMetrics,
     claims: Claims,
     authority: Authority,
     endpoints: Vec<Endpoint>,
@@ -226,6 +229,17 @@ impl ControlPlane {
     /// Where labors may call.
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.inner.endpoints
+    }
+
+    /// What it and its fleets have counted, and what there is right now. Takes no more than a look
+    /// at each labor and each session.
+    pub fn metrics(&self) -> Page {
+        let fleets: Vec<_> = self.inner.fleets.read().values().map(|r| Arc::clone(&r.shared)).collect();
+        metrics::collect(&self.inner.metrics, &fleets, &self.inner.data.store().metrics())
+    }
+
+    pub(crate) fn counters(&self) -> &PlaneMetrics {
+        &self.inner.metrics
     }
 
     /// Stops listening; a temporary directory is removed. Fleets should be stopped before.

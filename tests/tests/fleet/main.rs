@@ -9,6 +9,7 @@ mod ends;
 mod huge;
 mod leaves;
 mod logs;
+mod metrics;
 mod orphans;
 mod owner;
 mod payloads;

@@ -16,7 +16,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use overseer_adapter::NodeKey;
 use overseer_protocol::{Cause, FleetName, LaborId, LaborState, LogStream};
-use ractor::ActorRef;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, oneshot};
@@ -33,6 +32,7 @@ use crate::callbacks::{Overseer, Quiet};
 use crate::core::{AtCapacity, Event, Finding, Life, Pass};
 use crate::labor::{HistoryEntry, Labor, OpenCall, decode, encode};
 use crate::logs::{LogError, LogReader};
+use crate::mailbox::Mailbox;
 use crate::telemetry::Telemetry;
 
 /// The fleet has stopped.
@@ -130,7 +130,7 @@ pub struct Count {
 #[derive(Clone)]
 pub struct FleetHandle {
     pub(crate) shared: Arc<FleetShared>,
-    pub(crate) actor: ActorRef<FleetMessage>,
+    pub(crate) actor: Mailbox<FleetMessage>,
 }
 
 impl FleetHandle {
@@ -214,7 +214,7 @@ impl FleetHandle {
             let (generation, next) = *labor.telemetry.lock();
             ((labor.id, generation), next)
         });
-        Telemetry::new(receiver, next.collect())
+        Telemetry::new(receiver, next.collect(), Arc::clone(&self.shared.metrics))
     }
 
     /// Follows a log stream from an offset on.
@@ -377,7 +377,7 @@ impl From<&NodeKey> for Life {
 /// [`FleetHandle::stop`].
 pub struct Fleet<H: Overseer = Quiet> {
     pub(crate) handle: FleetHandle,
-    pub(crate) handler: ActorRef<HandlerMessage<H>>,
+    pub(crate) handler: Mailbox<HandlerMessage<H>>,
 }
 
 impl<H: Overseer> Clone for Fleet<H> {
@@ -416,7 +416,10 @@ impl<H: Overseer> Fleet<H> {
     /// # Errors
     /// [`CastStateError`]; `visit` does not run then.
     pub fn cast_state(&self, visit: impl FnOnce(&mut H) + Send + 'static) -> Result<(), CastStateError> {
-        let place = Place::take(&self.shared.state_casts, WAITING_CASTS).ok_or(CastStateError::Full)?;
+        let place = Place::take(&self.shared.state_casts, WAITING_CASTS).ok_or_else(|| {
+            self.shared.metrics.refused.add("state_casts");
+            CastStateError::Full
+        })?;
         self.visit(Box::new(move |state| {
             drop(place);
             visit(state);

@@ -9,6 +9,7 @@ use super::Gateway;
 use crate::authority::{Authority, AuthorityError};
 use crate::claims::ClaimRefused;
 use crate::core::{Event, Life};
+use crate::metrics::one;
 
 /// How long a labor's certificate is good; it is renewed well before.
 pub(super) const CERTIFICATE: Duration = Duration::from_secs(6 * 3600);
@@ -17,29 +18,42 @@ pub(super) const CERTIFICATE: Duration = Duration::from_secs(6 * 3600);
 impl Pairing for Gateway {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         let request = request.into_inner();
-        let version = PROTOCOL.agree(request.versions).map_err(Status::failed_precondition)?;
-        let claim: Claim = serde_json::from_slice(&request.claim)
-            .map_err(|e| Status::invalid_argument(format!("the claim cannot be read: {e}")))?;
-        let facts: Facts = serde_json::from_slice(&request.facts)
-            .map_err(|e| Status::invalid_argument(format!("the facts cannot be read: {e}")))?;
+        let counters = self.plane.counters();
+        let count = |reason: &str| counters.refused.add(reason);
+        let version = PROTOCOL.agree(request.versions).map_err(Status::failed_precondition);
+        let version = version.inspect_err(|_| count("version"))?;
+        let unreadable = |what: &str, error: serde_json::Error| {
+            count("malformed");
+            Status::invalid_argument(format!("the {what} cannot be read: {error}"))
+        };
+        let claim: Claim = serde_json::from_slice(&request.claim).map_err(|e| unreadable("claim", e))?;
+        let facts: Facts = serde_json::from_slice(&request.facts).map_err(|e| unreadable("facts", e))?;
         // Before the claim is used up: one who can mend his request may come again.
-        let key = Authority::check_request(&request.csr).map_err(|error| refused_request(&error))?;
+        let key = Authority::check_request(&request.csr).map_err(|error| {
+            count("signing_request");
+            refused_request(&error)
+        })?;
         let now = SystemTime::now();
         let identity = self.plane.claims().admit(&claim, key, now).await.map_err(|refused| {
             tracing::warn!(%refused, host = %facts.host, "a claim was refused");
+            count(refused.code());
             refusal(&refused)
         })?;
         let fleet = self.plane.fleet(&identity.fleet);
         if fleet.is_none() && self.plane.may_come(&identity.fleet) {
+            count("fleet_not_there");
             // With the same key the claim is good again.
             return Err(Status::unavailable(format!("fleet {} may still be started", identity.fleet)));
         }
         let labor = fleet.as_ref().and_then(|f| f.shared.present(identity.labor, identity.generation));
         let (Some(fleet), Some(labor)) = (fleet, labor) else {
+            count("life_over");
             return Err(Status::unauthenticated("the claim was made for a life that is over"));
         };
         *labor.facts.write() = Some(facts.into());
-        let issued = self.certificate(&request.csr, &identity, now)?;
+        let issued = self.certificate(&request.csr, &identity, now);
+        let issued = issued.inspect_err(|_| count("signing_request"))?;
+        one(&counters.joined);
         fleet.event(Event::Joined(Life::of(&identity)));
         Ok(Response::new(JoinResponse { version, identity: Some(issued) }))
     }

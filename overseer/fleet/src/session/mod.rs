@@ -121,6 +121,11 @@ impl Session {
         self.open_calls.load(Ordering::Relaxed) * 1000 / places
     }
 
+    /// Calls without an answer.
+    pub(crate) fn open(&self) -> usize {
+        self.open_calls.load(Ordering::Relaxed)
+    }
+
     /// Sends a call; `reply` gets exactly one answer.
     ///
     /// # Errors

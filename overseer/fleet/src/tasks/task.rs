@@ -129,7 +129,7 @@ impl FleetHandle {
                 Ok(match tasks.storage.submit(&record, &payload).await? {
                     Submitted::New(revision) => {
                         let id = record.task;
-                        tasks.known(record, revision, payload, place);
+                        tasks.submitted(record, revision, payload, place);
                         id
                     }
                     Submitted::Known(id) => id,
