@@ -7,6 +7,7 @@ pub mod memory;
 pub mod node;
 pub mod peer;
 pub mod processes;
+pub mod prometheus;
 pub mod proxy;
 pub mod raw;
 pub mod simulation;

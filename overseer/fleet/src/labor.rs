@@ -328,7 +328,7 @@ impl Labor {
     /// As [`Labor::start_call`].
     pub async fn cast<In: Serialize + ?Sized>(&self, method: &str, argument: &In) -> Result<(), CallError> {
         let sent = self.session()?.cast(method, encode(argument)?.into());
-        self.shared.metrics.cast(sent.as_ref().map(|()| ()));
+        self.shared.metrics.cast(&sent);
         sent
     }
 

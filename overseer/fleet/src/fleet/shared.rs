@@ -284,7 +284,7 @@ impl FleetShared {
             match session.cast(method, payload.clone()) {
                 Err(CallError::LaborLost { .. }) => self.pass_by(session.id),
                 other => {
-                    self.metrics.cast(other.as_ref().map(|()| ()));
+                    self.metrics.cast(&other);
                     return other;
                 }
             }

@@ -141,7 +141,7 @@ impl FleetMetrics {
     }
 
     /// A cast came out so.
-    pub(crate) fn cast(&self, sent: Result<(), &CallError>) {
+    pub(crate) fn cast(&self, sent: &Result<(), CallError>) {
         match sent {
             Ok(()) => one(&self.casts),
             Err(error) => self.refusal(error),

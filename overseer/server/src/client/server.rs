@@ -9,7 +9,7 @@ use tonic::transport::Channel;
 use super::Common;
 use super::fleet::{FleetDocument, fleet_table};
 use crate::api::proto::server_client::ServerClient;
-use crate::api::proto::{InfoRequest, ReloadRequest};
+use crate::api::proto::{InfoRequest, MetricsRequest, MetricsResponse, ReloadRequest};
 use crate::api::status::understand;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -19,12 +19,16 @@ use crate::table::{Cell, render};
 const STATUS_EXAMPLES: &str = "\
 Examples:
   overseer status
+  overseer status --metrics
   overseer status --json | jq '.fleets[] | select(.ready < .wanted)'";
 
 /// Shows the server that runs, and its fleets
 #[derive(Debug, Args)]
 #[command(after_help = STATUS_EXAMPLES)]
 pub(crate) struct StatusArgs {
+    /// Print its metrics instead, as Prometheus reads them
+    #[arg(long)]
+    pub(crate) metrics: bool,
     #[command(flatten)]
     pub(crate) common: Common,
 }
@@ -54,8 +58,29 @@ struct Info {
     socket: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     listen: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<String>,
     on_stop: String,
     fleets: Vec<FleetDocument>,
+}
+
+/// `status --metrics --json`.
+#[derive(Serialize)]
+struct MetricsDocument {
+    content_type: String,
+    text: String,
+}
+
+/// Prints what the server has counted.
+pub(super) async fn metrics(channel: Channel, json: bool) -> Result<Exit, Failure> {
+    let response = ServerClient::new(channel).metrics(MetricsRequest::default()).await;
+    let MetricsResponse { content_type, text } = response.map_err(|s| understand(&s))?.into_inner();
+    if json {
+        output::json(&MetricsDocument { content_type, text });
+    } else {
+        Target::Stdout.write(&text);
+    }
+    Ok(Exit::Passed)
 }
 
 /// `reload --json`.
@@ -84,6 +109,7 @@ pub(super) async fn status(channel: Channel, json: bool) -> Result<Exit, Failure
         config: info.config,
         socket: info.socket,
         listen: info.listen,
+        metrics: info.metrics,
         on_stop: info.on_stop,
         fleets: info.fleets.into_iter().map(FleetDocument::from).collect(),
     };
@@ -101,6 +127,9 @@ pub(super) async fn status(channel: Channel, json: bool) -> Result<Exit, Failure
     ];
     if let Some(listen) = info.listen {
         rows.push(("listen", listen));
+    }
+    if let Some(metrics) = info.metrics {
+        rows.push(("metrics", format!("http://{metrics}/metrics")));
     }
     let rows: Vec<_> =
         rows.into_iter().map(|(name, text)| vec![Cell::plain(name), Cell::plain(text)]).collect();

@@ -52,6 +52,8 @@ pub(crate) struct ServerConfig {
     pub(crate) socket: Option<PathBuf>,
     /// Where labors on other machines call.
     pub(crate) listen: Option<SocketAddr>,
+    /// Where metrics are served.
+    pub(crate) metrics: Option<SocketAddr>,
     pub(crate) on_stop: OnStop,
     /// How long open requests may take when the server stops.
     pub(crate) grace: Duration,
@@ -123,6 +125,7 @@ impl Config {
             })?;
             server.listen = Some(address);
         }
+        server.metrics = metrics(table)?;
         let choices = [("keep", OnStop::Keep), ("end", OnStop::End)];
         server.on_stop = table.choice("on_stop", &choices)?.unwrap_or(server.on_stop);
         server.grace = table.duration("grace")?.map_or(server.grace, |g| g.value);
@@ -131,9 +134,33 @@ impl Config {
     }
 }
 
+/// Where metrics are served. Anybody who can connect there reads them, so an address that others
+/// reach has to be asked for.
+fn metrics(table: &Table<'_, '_>) -> Result<Option<SocketAddr>, Failure> {
+    let open = table.flag("metrics_open")?.unwrap_or(false);
+    let Some(text) = table.text("metrics", "\"127.0.0.1:9464\"")? else { return Ok(None) };
+    let address: SocketAddr = text.value.parse().map_err(|_| {
+        let message = format!("{:?} is not an address and a port", text.value);
+        table.wrong("metrics", &text.span, message, "write metrics = \"127.0.0.1:9464\"")
+    })?;
+    if !address.ip().is_loopback() && !open {
+        let message = format!("{} can be reached by others, and metrics are shown to anybody", address.ip());
+        let help = "write metrics = \"127.0.0.1:9464\", or add metrics_open = true if that is meant";
+        return Err(table.wrong("metrics", &text.span, message, help));
+    }
+    Ok(Some(address))
+}
+
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { data: None, socket: None, listen: None, on_stop: OnStop::Keep, grace: Duration::from_secs(10) }
+        Self {
+            data: None,
+            socket: None,
+            listen: None,
+            metrics: None,
+            on_stop: OnStop::Keep,
+            grace: Duration::from_secs(10),
+        }
     }
 }
 
@@ -144,6 +171,7 @@ impl ServerConfig {
             ("data", self.data != other.data),
             ("socket", self.socket != other.socket),
             ("listen", self.listen != other.listen),
+            ("metrics", self.metrics != other.metrics),
         ];
         all.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }

@@ -20,7 +20,7 @@ fn the_example_is_a_configuration_and_says_the_defaults() {
             format!("{}\n", key.unwrap_or(line))
         })
         .collect();
-    assert!(uncommented.lines().filter(|line| line.contains(" = ")).count() == 20, "{uncommented}");
+    assert!(uncommented.lines().filter(|line| line.contains(" = ")).count() == 22, "{uncommented}");
     let said = parse(&uncommented).unwrap();
     assert_eq!(said.server, config.server);
     let name: FleetName = "web".parse().unwrap();
@@ -33,7 +33,7 @@ fn the_example_is_a_configuration_and_says_the_defaults() {
 fn what_a_file_says_is_what_is_read() {
     let config = parse(
         "[server]\ndata = \"state\"\nsocket = \"/run/o/c.sock\"\nlisten = \"127.0.0.1:0\"\non_stop = \"end\"\n\
-         grace = \"1m 30s\"\n[fleets.web]\nadapter = \"local\"\nrelease = \"../web.release\"\ntrust = [\"a.pub\"]\n\
+         grace = \"1m 30s\"\nmetrics = \"0.0.0.0:9464\"\nmetrics_open = true\n[fleets.web]\nadapter = \"local\"\nrelease = \"../web.release\"\ntrust = [\"a.pub\"]\n\
          unsigned = \"allow\"\nlabors = 3\nmax_labors = 5\nrestart = \"temporary\"\nheartbeat = \"2s\"\n\
          silence = \"6s\"\nlease = \"1m\"\ngrace = \"7s\"\nescalation = \"stop_fleet\"\n\
          intensity = { restarts = 2, period = \"10s\" }\ndeadlines = { stop = \"9s\" }\n\
@@ -43,6 +43,7 @@ fn what_a_file_says_is_what_is_read() {
     assert_eq!(config.server.data.as_deref(), Some(Path::new("/etc/overseer/state")));
     assert_eq!(config.server.socket.as_deref(), Some(Path::new("/run/o/c.sock")));
     assert_eq!((config.server.on_stop, config.server.grace.as_secs()), (OnStop::End, 90));
+    assert_eq!(config.server.metrics, Some(([0, 0, 0, 0], 9464).into()));
     let web = config.fleets.values().next().unwrap();
     assert_eq!(web.release.value, Path::new("/etc/overseer/../web.release"));
     assert_eq!((web.labors, web.options.max_nodes, web.unsigned), (3, 5, true));
@@ -130,6 +131,10 @@ fn every_key_that_is_wrong_is_shown_with_what_would_be_right() {
         ("[server]\ndata = 1", 5, Some("server.data"), "config.value", "/var/lib/overseer"),
         ("[server]\nsocket = []", 5, Some("server.socket"), "config.value", "control.sock"),
         ("[server]\nlisten = 7400", 5, Some("server.listen"), "config.value", "0.0.0.0:7400"),
+        ("[server]\nmetrics = 9464", 5, Some("server.metrics"), "config.value", "127.0.0.1:9464"),
+        ("[server]\nmetrics = \"localhost\"", 5, Some("server.metrics"), "config.value", "127.0.0.1:9464"),
+        ("[server]\nmetrics = \"[::]:1\"", 5, Some("server.metrics"), "config.value", "metrics_open = true"),
+        ("[server]\nmetrics_open = 1", 5, Some("server.metrics_open"), "config.value", "metrics_open = true"),
         ("[server]\nlisten = \"localhost\"", 5, Some("server.listen"), "config.value", "0.0.0.0:7400"),
         (
             "[server]\non_stop = \"kep\"",

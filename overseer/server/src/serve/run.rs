@@ -8,10 +8,10 @@ use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::Start;
 use super::notify::{self, ServiceManager};
 use super::server::Server;
 use super::socket::ControlSocket;
+use super::{Start, metrics};
 use crate::api::Api;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -57,6 +57,9 @@ async fn start_and_stop(start: Start) -> Result<Exit, Failure> {
     let manager = ServiceManager::from_environment();
     let server = Arc::new(Server::new(plane, plan.server.clone(), config_path, data, socket, manager));
     let (api, health) = Api::new(Arc::clone(&server)).await?;
+    if let Some(address) = plan.server.metrics {
+        metrics::serve(&server, address).await?;
+    }
     let (hang_up, hung_up) = oneshot::channel();
     let mut listening = tokio::spawn(api.serve(listener, hung_up));
     let started = tokio::select! {

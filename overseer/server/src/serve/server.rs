@@ -1,8 +1,9 @@
 //! A server that runs: its control plane, its fleets, and what is asked of it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use overseer::{ControlPlane, FleetName};
@@ -24,6 +25,8 @@ pub(crate) struct Server {
     pub(crate) data: PathBuf,
     pub(crate) socket: PathBuf,
     pub(crate) started: Instant,
+    /// Where metrics are served, once they are.
+    pub(crate) metrics: OnceLock<SocketAddr>,
     pub(super) manager: ServiceManager,
     /// One reload at a time.
     pub(super) reloading: tokio::sync::Mutex<()>,
@@ -48,6 +51,7 @@ impl Server {
             data,
             socket,
             started: Instant::now(),
+            metrics: OnceLock::new(),
             manager,
             reloading: tokio::sync::Mutex::default(),
             fleets: RwLock::default(),
