@@ -10,6 +10,7 @@ pub mod processes;
 pub mod prometheus;
 pub mod proxy;
 pub mod raw;
+pub mod served;
 pub mod simulation;
 pub mod small_disk;
 pub mod written;

@@ -1,84 +1,19 @@
 //! The metrics of a server, as a real Prometheus reads them.
 #![allow(clippy::unwrap_used)]
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::DirBuilderExt;
-use std::process::{Child, Command, Output, Stdio};
 
-use overseer::release::{ReleaseBuilder, library_beside_program};
 use overseer_tests::prometheus::{self, Prometheus, get};
+use overseer_tests::served::Served;
 use overseer_tests::{PATIENCE, eventually};
-use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
 
-/// A server with one fleet of the probe, and metrics on a port of its own.
-struct Served {
-    directory: TempDir,
-    fleet: String,
-    child: Child,
-}
-
-impl Served {
-    async fn start(test: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        fs::DirBuilder::new().mode(0o700).create(directory.path().join("run")).unwrap();
-        let library = library_beside_program("probe_plugin").unwrap();
-        let release = directory.path().join("probe.release");
-        ReleaseBuilder::plugin("probe", "1.0.0", library).write(&release).unwrap();
-        let fleet = format!("{test}-{}", std::process::id());
-        let text = format!(
-            "[server]\ndata = \"data\"\non_stop = \"end\"\nmetrics = \"127.0.0.1:0\"\n[fleets.{fleet}]\n\
-             adapter = \"local\"\nrelease = \"probe.release\"\nunsigned = \"allow\"\n"
-        );
-        fs::write(directory.path().join("overseer.toml"), text).unwrap();
-        let log = fs::File::create(directory.path().join("log")).unwrap();
-        let child = command(&directory, &["serve"]).stderr(log).spawn().unwrap();
-        let served = Self { directory, fleet, child };
-        eventually("the server is ready", async || {
-            let log = fs::read_to_string(served.directory.path().join("log")).unwrap();
-            log.contains("is ready").then_some(())
-        })
-        .await;
-        served
-    }
-
-    fn ask(&self, args: &[&str]) -> String {
-        let Output { status, stdout, stderr } = command(&self.directory, args).output().unwrap();
-        assert!(status.success(), "{args:?}: {}", String::from_utf8_lossy(&stderr));
-        String::from_utf8(stdout).unwrap()
-    }
-
-    fn metrics(&self) -> SocketAddr {
-        let status: serde_json::Value = serde_json::from_str(&self.ask(&["status", "--json"])).unwrap();
-        status["metrics"].as_str().unwrap().parse().unwrap()
-    }
-
-    fn stop(mut self) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        assert!(self.child.wait().unwrap().success());
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        // Where a test has failed: the labors end with their lease.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn command(directory: &TempDir, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_test_overseer"));
-    command
-        .args(args)
-        .current_dir(directory.path())
-        .env("XDG_RUNTIME_DIR", directory.path().join("run"))
-        .env_remove("OVERSEER_SERVER")
-        .env_remove("RUST_LOG")
-        .stdin(Stdio::null());
-    command
+async fn start(test: &str) -> (Served, SocketAddr) {
+    let program = env!("CARGO_BIN_EXE_test_overseer");
+    let served = Served::start(program, test, "metrics = \"127.0.0.1:0\"").await;
+    let status: serde_json::Value = serde_json::from_str(&served.ask(["status", "--json"])).unwrap();
+    let address = status["metrics"].as_str().unwrap().parse().unwrap();
+    (served, address)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,10 +21,10 @@ async fn a_prometheus_reads_what_a_server_does() {
     if !Prometheus::is_there() {
         return;
     }
-    let served = Served::start("prom").await;
-    let prometheus = Prometheus::reading(served.metrics()).await;
+    let (served, address) = start("prom").await;
+    let prometheus = Prometheus::reading(address).await;
     for n in 0..3 {
-        assert_eq!(served.ask(&["call", &served.fleet, "echo", &n.to_string()]), format!("{n}\n"));
+        assert_eq!(served.ask(["call", &served.fleet, "echo", &n.to_string()]), format!("{n}\n"));
     }
     let calls = format!("overseer_calls_total{{fleet=\"{}\",outcome=\"ok\"}}", served.fleet);
     let samples = prometheus.until(&calls, |samples| samples.iter().any(|(_, value)| *value == 3.0)).await;
@@ -102,17 +37,16 @@ async fn a_prometheus_reads_what_a_server_does() {
     assert!(samples[0].1 > 0.0 && samples[0].1 < PATIENCE.as_secs_f64(), "{samples:?}");
     let up = prometheus.until("up", |samples| !samples.is_empty()).await;
     assert_eq!(up[0].1, 1.0, "{}", prometheus.log());
-    prometheus::check(&served.ask(&["status", "--metrics"]));
-    let (_, text) = get(served.metrics(), "/metrics", "text/plain").unwrap();
+    prometheus::check(&served.ask(["status", "--metrics"]));
+    let (_, text) = get(address, "/metrics", "text/plain").unwrap();
     prometheus::check(&text);
     drop(prometheus);
-    served.stop();
+    served.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_for_anything_else_or_never_ends_gets_no_further() {
-    let served = Served::start("http").await;
-    let address = served.metrics();
+    let (served, address) = start("http").await;
     let (head, body) = get(address, "/metrics", "application/openmetrics-text; version=1.0.0").unwrap();
     assert!(head.contains(" 200 ") && head.contains("application/openmetrics-text"), "{head}");
     assert!(body.ends_with("# EOF\n"));
@@ -134,5 +68,5 @@ async fn who_asks_for_anything_else_or_never_ends_gets_no_further() {
     .await;
     eventually("the silent ones are sent away", async || get(address, "/metrics", "").map(drop)).await;
     drop(silent);
-    served.stop();
+    served.stop().await;
 }

@@ -24,6 +24,7 @@ use crate::payload::Payloads;
 use crate::records::Records;
 use crate::store::{Store, StoreError};
 use crate::tasks::{TaskError, TaskRecord, TaskStorage};
+use crate::trace::Tracer;
 
 /// How long the gateway's own certificate is good. It is made anew, with a new key, on every start
 /// of a control plane and not renewed while that runs: a process that serves for longer than a
@@ -83,6 +84,7 @@ pub struct ControlPlaneBuilder {
     directory: Option<PathBuf>,
     tcp: Option<SocketAddr>,
     served: bool,
+    tracer: Option<Tracer>,
 }
 
 impl ControlPlaneBuilder {
@@ -105,6 +107,13 @@ impl ControlPlaneBuilder {
     #[must_use]
     pub fn served(mut self, served: bool) -> Self {
         self.served = served;
+        self
+    }
+
+    /// Records the spans of calls and tasks that somebody traces.
+    #[must_use]
+    pub fn tracer(mut self, tracer: impl Into<Option<Tracer>>) -> Self {
+        self.tracer = tracer.into();
         self
     }
 
@@ -133,7 +142,8 @@ impl ControlPlaneBuilder {
             store,
             blobs: data.blobs(),
             payloads,
-            metrics: PlaneMetrics::new(logs.metrics()),
+            metrics: PlaneMetrics::new(logs.metrics(), self.tracer.clone()),
+            tracer: self.tracer,
             logs,
             claims,
             authority,
@@ -180,6 +190,7 @@ struct Inner {
     payloads: Arc<Payloads>,
     logs: Arc<Logs>,
     metrics: PlaneMetrics,
+    tracer: Option<Tracer>,
     claims: Claims,
     authority: Authority,
     endpoints: Vec<Endpoint>,
@@ -236,6 +247,11 @@ impl ControlPlane {
     pub fn metrics(&self) -> Page {
         let fleets: Vec<_> = self.inner.fleets.read().values().map(|r| Arc::clone(&r.shared)).collect();
         metrics::collect(&self.inner.metrics, &fleets, &self.inner.data.store().metrics())
+    }
+
+    /// Where spans go, if anywhere.
+    pub fn tracer(&self) -> Option<&Tracer> {
+        self.inner.tracer.as_ref()
     }
 
     pub(crate) fn counters(&self) -> &PlaneMetrics {

@@ -52,6 +52,7 @@ mod session;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;
+pub mod trace;
 
 mod init;
 

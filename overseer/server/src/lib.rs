@@ -11,6 +11,7 @@ mod doctor;
 mod exit;
 mod failure;
 mod labor;
+mod otlp;
 mod output;
 mod release;
 mod serve;

@@ -18,6 +18,7 @@ use crate::core::{Backoff, Deadlines, Escalation, Options, Requeue, Restart};
 use crate::mailbox::Mailbox;
 use crate::release::Release;
 use crate::tasks::{TaskError, Tasks};
+use crate::trace::FleetTracer;
 
 /// Why a fleet did not start.
 #[derive(Debug, thiserror::Error)]
@@ -234,6 +235,7 @@ impl<H: Overseer> FleetBuilder<H> {
             plane.payloads(),
             plane.logs(),
             plane.counters().fleet(&name),
+            plane.tracer().map(|tracer| FleetTracer::new(tracer.clone(), name.clone())),
         ));
         if !plane.reserve(&shared) {
             return Err(StartError::NameTaken(name));

@@ -23,6 +23,7 @@ use crate::release::Release;
 use crate::session::Session;
 use crate::tasks::Tasks;
 use crate::telemetry::{Batch, SUBSCRIBER_BATCHES};
+use crate::trace::FleetTracer;
 
 /// Labors that have ended whose history can still be read; the oldest go.
 const ENDED: usize = 1024;
@@ -54,6 +55,7 @@ pub(crate) struct FleetShared {
     pub(crate) payloads: Arc<Payloads>,
     pub(crate) logs: Arc<Logs>,
     pub(crate) metrics: Arc<FleetMetrics>,
+    pub(crate) tracer: Option<FleetTracer>,
     /// None only while the fleet starts.
     pub(crate) records: OnceLock<Arc<RecordWriter>>,
     /// Cancelled when the fleet is left: nothing of its labors is taken in any more.
@@ -69,6 +71,7 @@ impl FleetShared {
         payloads: Arc<Payloads>,
         logs: Arc<Logs>,
         metrics: Arc<FleetMetrics>,
+        tracer: Option<FleetTracer>,
     ) -> Self {
         Self {
             name,
@@ -90,6 +93,7 @@ impl FleetShared {
             payloads,
             logs,
             metrics,
+            tracer,
             records: OnceLock::new(),
             left: CancellationToken::new(),
         }
@@ -230,7 +234,11 @@ impl FleetShared {
         payload: Bytes,
         options: CallOptions,
     ) -> Result<OpenCall, CallError> {
+        let traced = self.tracer.as_ref().zip(options.trace).map(|traced| (traced, SystemTime::now()));
         let begun = self.find_labor(method, payload, options).await;
+        if let Some(((tracer, trace), since)) = traced {
+            tracer.queued(trace, since, method, begun.as_ref().err().map(ToString::to_string));
+        }
         begun.inspect_err(|error| self.metrics.call_failed(error))
     }
 

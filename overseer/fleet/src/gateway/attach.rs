@@ -40,7 +40,9 @@ impl SessionService for Gateway {
 
         let life = Life::of(&identity);
         let id = self.plane.next_session();
-        let session = Session::new(id, life, labor.task_prefix, Arc::clone(&labor.next_call), not_after);
+        let tracer = fleet.shared.tracer.clone();
+        let next_call = Arc::clone(&labor.next_call);
+        let session = Session::new(id, life, labor.task_prefix, next_call, not_after, tracer);
         let session = Arc::new(session);
         session.concurrency.store(hello.concurrency.max(1), Ordering::Relaxed);
         let options = &fleet.shared.options;

@@ -43,6 +43,10 @@ pub(crate) fn collect(plane: &PlaneMetrics, running: &[Arc<FleetShared>], store:
     out.observed("overseer_store_commit_seconds", &[], store.metrics.commit.observed());
     out.number("overseer_store_queue_depth", &[], store.waiting as f64);
     out.number("overseer_store_queue_bytes", &[], store.bytes as f64);
+    let (recorded, dropped, failed) = plane.tracer.as_ref().map_or((0, 0, 0), |tracer| tracer.counted());
+    for (outcome, n) in [("recorded", recorded), ("dropped", dropped), ("not_exported", failed)] {
+        out.number("overseer_spans_total", &[outcome], n as f64);
+    }
     process::process(&mut page);
     page
 }

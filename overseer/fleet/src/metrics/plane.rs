@@ -6,6 +6,7 @@ use overseer_protocol::FleetName;
 use parking_lot::RwLock;
 
 use super::{Counts, FleetMetrics};
+use crate::trace::Tracer;
 
 /// Fleets whose counters are kept; beyond that those of fleets that are gone are forgotten.
 const FLEETS: usize = 256;
@@ -38,6 +39,7 @@ pub(crate) struct PlaneMetrics {
     pub(crate) joined: AtomicU64,
     pub(crate) refused: Counts,
     pub(crate) logs: Arc<LogMetrics>,
+    pub(super) tracer: Option<Tracer>,
 }
 
 /// What the logs of all fleets count.
@@ -49,9 +51,9 @@ pub(crate) struct LogMetrics {
 }
 
 impl PlaneMetrics {
-    pub(crate) fn new(logs: Arc<LogMetrics>) -> Self {
+    pub(crate) fn new(logs: Arc<LogMetrics>, tracer: Option<Tracer>) -> Self {
         let refused = Counts::new(REFUSED);
-        Self { fleets: RwLock::default(), joined: AtomicU64::new(0), refused, logs }
+        Self { fleets: RwLock::default(), joined: AtomicU64::new(0), refused, logs, tracer }
     }
 
     /// Those of a fleet, made where there are none.

@@ -92,6 +92,12 @@ pub const METRICS: &[Described] = &[
     row("overseer_store_commit_seconds", Histogram, &[], "Time of a commit: it ends when the disk has it."),
     row("overseer_store_queue_depth", Gauge, &[], "Requests that wait for the store's writer."),
     row("overseer_store_queue_bytes", Gauge, &[], "Room that those take, those being written among them."),
+    row(
+        "overseer_spans_total",
+        Counter,
+        &["outcome"],
+        "Spans of traces: recorded, dropped (too many waited), not_exported.",
+    ),
     row("process_resident_memory_bytes", Gauge, &[], "Resident memory."),
     row("process_virtual_memory_bytes", Gauge, &[], "Virtual memory."),
     row("process_open_fds", Gauge, &[], "Open file descriptors."),

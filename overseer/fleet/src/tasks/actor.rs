@@ -28,6 +28,7 @@ use crate::metrics::{FleetMetrics, Stage};
 use crate::payload::Payloads;
 use crate::session::{Body, TaskCall};
 use crate::store::Revision;
+use crate::trace::{FleetTracer, run_of_attempt};
 
 /// Until a result that could not be kept is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -44,6 +45,8 @@ pub(crate) enum TaskMessage {
     /// Told when the task is over, or is not known here.
     Wait(TaskId, oneshot::Sender<()>),
     Count(oneshot::Sender<TaskCount>),
+    /// An answer has come, of which spans are made.
+    Seen(TaskId, Box<CallResult>),
 }
 
 /// The way to the tasks of one fleet.
@@ -52,6 +55,8 @@ pub(crate) struct Tasks {
     actor: Mailbox<TaskMessage>,
     admission: Arc<Admission>,
     metrics: Arc<FleetMetrics>,
+    /// Spans are recorded.
+    traced: bool,
     writer: Mutex<Option<JoinHandle<()>>>,
     retention: JoinHandle<()>,
 }
@@ -65,20 +70,22 @@ impl Tasks {
     ) -> Result<Self, TaskError> {
         let found = storage.load().await?;
         let (send, changes) = mpsc::unbounded_channel();
-        let metrics = Arc::clone(&shared.metrics);
-        let arguments = TasksArguments { shared: Arc::downgrade(shared), metrics, changes: send, backoff };
+        let (metrics, keep) = (Arc::clone(&shared.metrics), shared.options.task_retention);
+        let (tracer, shared) = (shared.tracer.clone(), Arc::downgrade(shared));
+        let traced = tracer.is_some();
+        let arguments =
+            TasksArguments { shared, metrics: Arc::clone(&metrics), tracer, changes: send, backoff };
         let spawned = TasksActor::spawn(None, TasksActor, arguments).await;
         let (actor, _) = spawned.map_err(|_| Stopped)?;
-        let metrics = Arc::clone(&shared.metrics);
         let actor = Mailbox::new(actor, &metrics.task_actor);
         let tell = actor.clone();
         let writer = tokio::spawn(writer::run(storage.clone(), changes, move |written| {
             // An actor that has stopped decides no more.
             let _ = tell.cast(TaskMessage::Written(written));
         }));
-        let retention = tokio::spawn(retention::run(storage.clone(), shared.options.task_retention));
+        let retention = tokio::spawn(retention::run(storage.clone(), keep));
         let (admission, writer) = (Arc::default(), Mutex::new(Some(writer)));
-        let tasks = Self { storage, actor, admission, metrics, writer, retention };
+        let tasks = Self { storage, actor, admission, metrics, traced, writer, retention };
         for (record, revision, payload) in found {
             let place = tasks.place(payload.as_ref().map_or(0, Bytes::len));
             tasks.known(record, revision, payload.unwrap_or_default(), place);
@@ -152,6 +159,9 @@ impl Tasks {
             return;
         };
         let attempt = Attempt(result.attempt);
+        if self.traced {
+            let _ = self.actor.cast(TaskMessage::Seen(task, Box::new(result.clone())));
+        }
         let end = match result.outcome {
             Some(call_result::Outcome::Ok(bytes)) => return self.keep(life, task, attempt, bytes),
             Some(call_result::Outcome::OkBlob(digest)) => match payloads.accept(&digest) {
@@ -234,6 +244,7 @@ pub(crate) struct TasksArguments {
     /// The fleet holds the tasks, not the other way round.
     shared: Weak<FleetShared>,
     metrics: Arc<FleetMetrics>,
+    tracer: Option<FleetTracer>,
     changes: mpsc::UnboundedSender<Change>,
     backoff: Backoff,
 }
@@ -242,6 +253,7 @@ pub(crate) struct TasksState {
     core: TaskCore,
     shared: Weak<FleetShared>,
     metrics: Arc<FleetMetrics>,
+    tracer: Option<FleetTracer>,
     myself: Mailbox<TaskMessage>,
     changes: mpsc::UnboundedSender<Change>,
     held: HashMap<TaskId, AtWork>,
@@ -262,7 +274,7 @@ impl Actor for TasksActor {
         myself: ActorRef<TaskMessage>,
         arguments: TasksArguments,
     ) -> Result<TasksState, ActorProcessingErr> {
-        let TasksArguments { shared, metrics, changes, backoff } = arguments;
+        let TasksArguments { shared, metrics, tracer, changes, backoff } = arguments;
         metrics.task_actor.reset();
         for gauge in [&metrics.queued, &metrics.running, &metrics.task_writes] {
             gauge.store(0, Ordering::Relaxed);
@@ -270,6 +282,7 @@ impl Actor for TasksActor {
         Ok(TasksState {
             myself: Mailbox::new(myself, &metrics.task_actor),
             metrics,
+            tracer,
             core: TaskCore::new(backoff, crate::random::u64()),
             shared,
             changes,
@@ -295,8 +308,8 @@ impl Actor for TasksActor {
                 }
                 state.event(event);
             }
-            TaskMessage::Known(record, revision, held) => {
-                held.begin(&state.metrics);
+            TaskMessage::Known(record, revision, mut held) => {
+                held.begin(&record, &state.metrics, state.tracer.as_ref());
                 state.held.insert(record.task, held);
                 state.event(TaskEvent::Known(record, revision));
             }
@@ -328,6 +341,11 @@ impl Actor for TasksActor {
                 }
                 None => drop(reply.send(())),
             },
+            TaskMessage::Seen(task, result) => {
+                if let Some(held) = state.held.get_mut(&task) {
+                    held.answered(&result);
+                }
+            }
             TaskMessage::Count(reply) => drop(reply.send(state.core.count())),
         }
         state.arm();
@@ -371,7 +389,7 @@ impl TasksState {
             TaskEffect::Store(record, revision) => {
                 let result = self.results.get(&record.task).filter(|_| record.is_over()).cloned();
                 if let Some(held) = self.held.get_mut(&record.task) {
-                    held.enter(&record, &self.metrics);
+                    held.enter(&record, &self.metrics, self.tracer.as_ref());
                 }
                 self.metrics.task_writes.fetch_add(1, Ordering::Relaxed);
                 // The writer ends after us.
@@ -418,7 +436,8 @@ impl TasksState {
             Payload::Inline(bytes) => Body::Inline(bytes.clone()),
             Payload::Blob(digest) => Body::Blob(digest.clone()),
         };
-        let call = TaskCall { task, attempt, method: record.method.clone(), body, run: record.run() };
+        let (method, run, trace) = (record.method.clone(), record.run(), run_of_attempt(record, attempt));
+        let call = TaskCall { task, attempt, method, body, run, trace };
         session.send_task(call).inspect_err(|error| tracing::debug!(%task, %error, "not sent")).is_ok()
     }
 

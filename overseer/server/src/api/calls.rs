@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use overseer::trace::TraceContext;
 use overseer::{CallError, CallOptions, Fleet};
 use tonic::{Request, Response, Status};
 
@@ -23,8 +24,12 @@ fn options(request: &proto::CallRequest) -> CallOptions {
     options
 }
 
-async fn call(fleet: &Fleet, request: proto::CallRequest) -> Result<proto::CallResponse, Status> {
-    let options = options(&request);
+async fn call(
+    fleet: &Fleet,
+    request: proto::CallRequest,
+    trace: Option<TraceContext>,
+) -> Result<proto::CallResponse, Status> {
+    let options = options(&request).trace(trace);
     let failed = |error: CallError| call_failed(&error);
     let open = match &request.labor {
         None => fleet.start_call(&request.method, request.payload, options).await,
@@ -40,16 +45,28 @@ async fn call(fleet: &Fleet, request: proto::CallRequest) -> Result<proto::CallR
     Ok(proto::CallResponse { result, labor, task })
 }
 
+impl Service {
+    async fn call_in(
+        &self,
+        request: proto::CallRequest,
+        trace: Option<TraceContext>,
+    ) -> Result<proto::CallResponse, Status> {
+        let _entered = self.server.gate.enter().map_err(refuse)?;
+        let fleet = self.server.fleet(&request.fleet).and_then(|slot| slot.fleet()).map_err(refuse)?;
+        // A client that goes away drops this, which cancels the call.
+        call(&fleet, request, trace).await
+    }
+}
+
 #[tonic::async_trait]
 impl proto::calls_server::Calls for Service {
     async fn call(
         &self,
         request: Request<proto::CallRequest>,
     ) -> Result<Response<proto::CallResponse>, Status> {
-        let _entered = self.server.gate.enter().map_err(refuse)?;
-        let request = request.into_inner();
-        let fleet = self.server.fleet(&request.fleet).and_then(|slot| slot.fleet()).map_err(refuse)?;
-        // A client that goes away drops this, which cancels the call.
-        call(&fleet, request).await.map(Response::new)
+        let span = self.trace(&request, "overseer.control.v1.Calls/Call");
+        let answer = self.call_in(request.into_inner(), span.context()).await;
+        span.end(&answer);
+        answer.map(Response::new)
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod proto;
 pub(crate) mod status;
 mod task_record;
 mod tasks;
+mod trace;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use self::proto::fleets_server::FleetsServer;
 use self::proto::logs_server::LogsServer;
 use self::proto::server_server::ServerServer;
 use self::proto::tasks_server::TasksServer;
+pub(crate) use self::trace::TRACEPARENT;
 use crate::failure::Failure;
 use crate::serve::server::Server;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use overseer::tasks::TaskRecord;
+use overseer::trace::TraceContext;
 use overseer::{SubmitError, Task, TaskError, TaskId, TaskOptions};
 use overseer_protocol::{IdError, MAX_PAYLOAD};
 use tokio::sync::mpsc;
@@ -61,14 +62,34 @@ impl Service {
         let task = fleet.task(record.task).await.map_err(|error| task_failed(&error))?;
         Ok((task, record))
     }
+
+    async fn submit_in(
+        &self,
+        mut pieces: Streaming<proto::SubmitRequest>,
+        trace: Option<TraceContext>,
+    ) -> Result<proto::SubmitResponse, Status> {
+        use proto::submit_request::What;
+        let _entered = self.server.gate.enter().map_err(refuse)?;
+        let first = pieces.message().await?.and_then(|first| first.what);
+        let Some(What::Task(mut task)) = first else {
+            return Err(refuse(order("the first message says what it is")));
+        };
+        let options = options(&mut task, trace).map_err(refuse)?;
+        let fleet = self.server.fleet(&task.fleet).and_then(|slot| slot.fleet()).map_err(refuse)?;
+        let payload = payload(&mut pieces).await?.freeze();
+        let submitted = fleet.submit_bytes(&task.method, payload, options).await;
+        let id = submitted.map_err(|error| submit_failed(&error))?.id().to_string();
+        Ok(proto::SubmitResponse { task: id, fleet: fleet.name().to_string() })
+    }
 }
 
-fn options(task: &mut proto::NewTask) -> Result<TaskOptions, Failure> {
+fn options(task: &mut proto::NewTask, trace: Option<TraceContext>) -> Result<TaskOptions, Failure> {
     Ok(TaskOptions {
         key: task.key.take(),
         retry: task_record::rule(task.retry.take())?,
         queue: task.queue_ms.map(Duration::from_millis),
         run: task.run_ms.map(Duration::from_millis),
+        trace,
     })
 }
 
@@ -124,19 +145,10 @@ impl proto::tasks_server::Tasks for Service {
         &self,
         request: Request<Streaming<proto::SubmitRequest>>,
     ) -> Result<Response<proto::SubmitResponse>, Status> {
-        use proto::submit_request::What;
-        let _entered = self.server.gate.enter().map_err(refuse)?;
-        let mut pieces = request.into_inner();
-        let first = pieces.message().await?.and_then(|first| first.what);
-        let Some(What::Task(mut task)) = first else {
-            return Err(refuse(order("the first message says what it is")));
-        };
-        let options = options(&mut task).map_err(refuse)?;
-        let fleet = self.server.fleet(&task.fleet).and_then(|slot| slot.fleet()).map_err(refuse)?;
-        let payload = payload(&mut pieces).await?.freeze();
-        let submitted = fleet.submit_bytes(&task.method, payload, options).await;
-        let id = submitted.map_err(|error| submit_failed(&error))?.id().to_string();
-        Ok(Response::new(proto::SubmitResponse { task: id, fleet: fleet.name().to_string() }))
+        let span = self.trace(&request, "overseer.control.v1.Tasks/Submit");
+        let answer = self.submit_in(request.into_inner(), span.context()).await;
+        span.end(&answer);
+        answer.map(Response::new)
     }
 
     async fn list(

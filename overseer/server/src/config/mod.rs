@@ -20,6 +20,7 @@ pub(crate) use self::plan::{FleetPlan, Plan};
 use self::source::Source;
 use self::table::Table;
 use crate::failure::Failure;
+use crate::otlp::Collector;
 
 /// A configuration with every key, explained.
 pub(crate) const EXAMPLE: &str = include_str!("example.toml");
@@ -54,6 +55,8 @@ pub(crate) struct ServerConfig {
     pub(crate) listen: Option<SocketAddr>,
     /// Where metrics are served.
     pub(crate) metrics: Option<SocketAddr>,
+    /// Where spans go.
+    pub(crate) otlp: Option<Collector>,
     pub(crate) on_stop: OnStop,
     /// How long open requests may take when the server stops.
     pub(crate) grace: Duration,
@@ -126,6 +129,12 @@ impl Config {
             server.listen = Some(address);
         }
         server.metrics = metrics(table)?;
+        if let Some(text) = table.text("otlp", "\"http://127.0.0.1:4317\"")? {
+            let collector = Collector::parse(&text.value).map_err(|message| {
+                table.wrong("otlp", &text.span, message, "write otlp = \"http://127.0.0.1:4317\"")
+            })?;
+            server.otlp = Some(collector);
+        }
         let choices = [("keep", OnStop::Keep), ("end", OnStop::End)];
         server.on_stop = table.choice("on_stop", &choices)?.unwrap_or(server.on_stop);
         server.grace = table.duration("grace")?.map_or(server.grace, |g| g.value);
@@ -158,6 +167,7 @@ impl Default for ServerConfig {
             socket: None,
             listen: None,
             metrics: None,
+            otlp: None,
             on_stop: OnStop::Keep,
             grace: Duration::from_secs(10),
         }
@@ -172,6 +182,7 @@ impl ServerConfig {
             ("socket", self.socket != other.socket),
             ("listen", self.listen != other.listen),
             ("metrics", self.metrics != other.metrics),
+            ("otlp", self.otlp != other.otlp),
         ];
         all.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }

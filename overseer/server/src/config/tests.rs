@@ -20,7 +20,7 @@ fn the_example_is_a_configuration_and_says_the_defaults() {
             format!("{}\n", key.unwrap_or(line))
         })
         .collect();
-    assert!(uncommented.lines().filter(|line| line.contains(" = ")).count() == 22, "{uncommented}");
+    assert!(uncommented.lines().filter(|line| line.contains(" = ")).count() == 23, "{uncommented}");
     let said = parse(&uncommented).unwrap();
     assert_eq!(said.server, config.server);
     let name: FleetName = "web".parse().unwrap();
@@ -135,6 +135,14 @@ fn every_key_that_is_wrong_is_shown_with_what_would_be_right() {
         ("[server]\nmetrics = \"localhost\"", 5, Some("server.metrics"), "config.value", "127.0.0.1:9464"),
         ("[server]\nmetrics = \"[::]:1\"", 5, Some("server.metrics"), "config.value", "metrics_open = true"),
         ("[server]\nmetrics_open = 1", 5, Some("server.metrics_open"), "config.value", "metrics_open = true"),
+        (
+            "[server]\notlp = \"localhost:4317\"",
+            5,
+            Some("server.otlp"),
+            "config.value",
+            "http://127.0.0.1:4317",
+        ),
+        ("[server]\notlp = \"https://x:1\"", 5, Some("server.otlp"), "config.value", "http://127.0.0.1:4317"),
         ("[server]\nlisten = \"localhost\"", 5, Some("server.listen"), "config.value", "0.0.0.0:7400"),
         (
             "[server]\non_stop = \"kep\"",

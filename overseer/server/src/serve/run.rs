@@ -15,6 +15,7 @@ use super::{Start, metrics};
 use crate::api::Api;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::otlp::{Collector, Exporting};
 use crate::output::{self, Target};
 
 /// How long connections may take to close once no request is open.
@@ -45,7 +46,13 @@ pub(super) fn serve(start: Start) -> Result<Exit, Failure> {
 async fn start_and_stop(start: Start) -> Result<Exit, Failure> {
     let mut signals = Signals::listen()?;
     let Start { config_path, plan, data, socket, json } = start;
+    let collector = match &plan.server.otlp {
+        Some(collector) => Some(collector.clone()),
+        None => Collector::from_environment()?,
+    };
+    let exporting = collector.map(|collector| Exporting::start(&collector, "overseer")).transpose()?;
     let mut builder = ControlPlane::builder().data_directory(&data).served(true);
+    builder = builder.tracer(exporting.as_ref().map(|exporting| exporting.tracer.clone()));
     if let Some(address) = plan.server.listen {
         builder = builder.listen(address);
     }
@@ -98,6 +105,9 @@ async fn start_and_stop(start: Start) -> Result<Exit, Failure> {
     server.leave_fleets().await;
     if tokio::time::timeout(HANG_UP, server.plane.shutdown()).await.is_err() {
         tracing::warn!("connections of labors did not close in time; they are cut off");
+    }
+    if let Some(exporting) = exporting {
+        exporting.end().await;
     }
     outcome
 }
