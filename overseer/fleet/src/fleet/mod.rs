@@ -206,6 +206,12 @@ impl FleetHandle {
         self.shared.events.subscribe()
     }
 
+    /// For who was told by [`FleetHandle::events`] how many it has lost: counts them in the metrics.
+    pub fn count_lost_events(&self) -> impl Fn(u64) + Send + Sync + 'static + use<> {
+        let metrics = Arc::clone(&self.shared.metrics);
+        move |events| metrics.queue_dropped.add_many("event_subscribers", events)
+    }
+
     /// Telemetry of all labors from now on. One who reads too slowly loses its own.
     pub fn telemetry(&self) -> Telemetry {
         let receiver = self.shared.telemetry.subscribe();

@@ -112,7 +112,11 @@ impl Default for FleetMetrics {
                 "state_casts",
                 "tasks",
             ]),
-            queue_dropped: Counts::new(&["telemetry_callbacks", "telemetry_subscribers"]),
+            queue_dropped: Counts::new(&[
+                "telemetry_callbacks",
+                "telemetry_subscribers",
+                "event_subscribers",
+            ]),
             passes: Counts::new(&["done", "failed"]),
             findings: Counts::new(&[
                 "intent_without_machine",

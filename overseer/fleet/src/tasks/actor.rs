@@ -436,7 +436,8 @@ impl TasksState {
             Payload::Inline(bytes) => Body::Inline(bytes.clone()),
             Payload::Blob(digest) => Body::Blob(digest.clone()),
         };
-        let (method, run, trace) = (record.method.clone(), record.run(), run_of_attempt(record, attempt));
+        let trace = run_of_attempt(record, attempt, self.tracer.is_some());
+        let (method, run) = (record.method.clone(), record.run());
         let call = TaskCall { task, attempt, method, body, run, trace };
         session.send_task(call).inspect_err(|error| tracing::debug!(%task, %error, "not sent")).is_ok()
     }

@@ -92,9 +92,12 @@ fn of_task(task: TaskId, attempt: Attempt) -> [(&'static str, String); 2] {
     [("overseer.task", task.to_string()), ("overseer.attempt", attempt.0.to_string())]
 }
 
-/// The context that the run of an attempt has in the plugin.
-pub(crate) fn run_of_attempt(record: &TaskRecord, attempt: Attempt) -> Option<TraceContext> {
-    Some(record.trace?.at(ids::of_attempt(record.task, attempt, "run")))
+/// The context that the run of an attempt has in the plugin: that of its own span, or where none is
+/// recorded that of the task.
+pub(crate) fn run_of_attempt(record: &TaskRecord, attempt: Attempt, recorded: bool) -> Option<TraceContext> {
+    let parent = record.trace?;
+    let run = (recorded && parent.sampled).then(|| ids::of_attempt(record.task, attempt, "run"));
+    Some(run.map_or(parent, |run| parent.at(run)))
 }
 
 /// A task has waited for this attempt, since then.

@@ -8,6 +8,7 @@ use tonic::transport::Channel;
 
 use super::Common;
 use super::fleet::{FleetDocument, fleet_table};
+use crate::api::MAX_MESSAGE;
 use crate::api::proto::server_client::ServerClient;
 use crate::api::proto::{InfoRequest, MetricsRequest, MetricsResponse, ReloadRequest};
 use crate::api::status::understand;
@@ -73,7 +74,9 @@ struct MetricsDocument {
 
 /// Prints what the server has counted.
 pub(super) async fn metrics(channel: Channel, json: bool) -> Result<Exit, Failure> {
-    let response = ServerClient::new(channel).metrics(MetricsRequest::default()).await;
+    // Some kilobytes for each fleet.
+    let mut client = ServerClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    let response = client.metrics(MetricsRequest::default()).await;
     let MetricsResponse { content_type, text } = response.map_err(|s| understand(&s))?.into_inner();
     if json {
         output::json(&MetricsDocument { content_type, text });
