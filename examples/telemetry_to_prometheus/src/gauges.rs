@@ -9,10 +9,13 @@ const NAMES: usize = 64;
 /// Bytes of a name, at most.
 const NAME: usize = 100;
 
+/// The newest number of each labor of a fleet.
+type Numbers = BTreeMap<(String, LaborId), f64>;
+
 /// The newest number that each labor has said, by metric.
 #[derive(Default)]
 pub(crate) struct Gauges {
-    kept: Mutex<BTreeMap<String, BTreeMap<(String, LaborId), f64>>>,
+    kept: Mutex<BTreeMap<String, Numbers>>,
 }
 
 impl Gauges {

@@ -41,7 +41,7 @@ async fn a_call_is_one_trace_from_the_client_to_the_plugin() {
     let (collector, address) = Collector::start().await;
     let served = serve!("call", address);
     served.ready().await;
-    let mut call = served.command(&["call", &served.fleet, "trace"]);
+    let mut call = served.command(["call", &served.fleet, "trace"]);
     let output = call.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{address}")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let seen: String = serde_json::from_slice(&output.stdout).unwrap();
@@ -62,13 +62,13 @@ async fn a_call_is_one_trace_from_the_client_to_the_plugin() {
 
     // One that fails says so, and one that is not to be sampled leaves nothing but knows its trace.
     let given = format!("00-{TRACE}-{PARENT}-01");
-    let mut fails = served.command(&["call", &served.fleet, "fail", "\"no bolts\""]);
+    let mut fails = served.command(["call", &served.fleet, "fail", "\"no bolts\""]);
     assert_eq!(fails.env("TRACEPARENT", given).output().unwrap().status.code(), Some(1));
     let spans = collector.spans(TRACE, 5).await;
     assert_eq!(named(&spans, "overseer.control.v1.Calls/Call").parent, PARENT);
     assert!(named(&spans, "plugin").error.as_ref().unwrap().contains("no bolts"));
     let quiet = format!("00-{}-{PARENT}-00", TRACE.replace('4', "5"));
-    let mut call = served.command(&["call", &served.fleet, "trace"]);
+    let mut call = served.command(["call", &served.fleet, "trace"]);
     let seen: String =
         serde_json::from_slice(&call.env("TRACEPARENT", &quiet).output().unwrap().stdout).unwrap();
     assert_eq!(seen, quiet);
@@ -85,12 +85,12 @@ async fn attempts_of_a_task_stay_in_its_trace_over_a_restart() {
     let given = format!("00-{TRACE}-{PARENT}-01");
     let mark = served.path("mark");
     let argument = serde_json::to_string(&(mark.to_str().unwrap(), 2000)).unwrap();
-    let mut submit = served.command(&["submit", &served.fleet, "mark", &argument]);
+    let mut submit = served.command(["submit", &served.fleet, "mark", &argument]);
     let output = submit.env("TRACEPARENT", &given).output().unwrap();
     let task = String::from_utf8(output.stdout).unwrap().trim().to_owned();
     let state = |served: &Served| {
         let shown: serde_json::Value =
-            serde_json::from_str(&served.ask(&["task", "show", &task, "--json"])).unwrap();
+            serde_json::from_str(&served.ask(["task", "show", &task, "--json"])).unwrap();
         shown["state"].as_str().unwrap().to_owned()
     };
     eventually("it runs", async || (state(&served) == "running").then_some(())).await;
@@ -124,16 +124,16 @@ async fn a_lost_attempt_and_the_next_one_are_in_one_trace() {
     served.ready().await;
     let mark = served.path("mark");
     let argument = serde_json::to_string(&(mark.to_str().unwrap(), 500)).unwrap();
-    let mut submit = served.command(&["submit", &served.fleet, "mark", &argument]);
+    let mut submit = served.command(["submit", &served.fleet, "mark", &argument]);
     let output = submit.env("TRACEPARENT", format!("00-{TRACE}-{PARENT}-01")).output().unwrap();
     let task = String::from_utf8(output.stdout).unwrap().trim().to_owned();
     eventually("it runs", async || {
-        let shown = served.ask(&["task", "show", &task, "--json"]);
+        let shown = served.ask(["task", "show", &task, "--json"]);
         shown.contains("\"state\":\"running\"").then_some(())
     })
     .await;
     served.kill_agents();
-    served.ask(&["task", "attach", &task]);
+    served.ask(["task", "attach", &task]);
     let spans = collector.spans(TRACE, 7).await;
     let attempt = |n: &str| {
         let is_it = |span: &&Span| span.name == "dispatch" && span.attributes["overseer.attempt"] == n;
@@ -153,12 +153,12 @@ async fn a_collector_that_is_dead_or_deaf_costs_spans_and_nothing_else() {
     served.ready().await;
     for n in 0..20 {
         let text = n.to_string();
-        let mut call = served.command(&["call", &served.fleet, "echo", &text]);
+        let mut call = served.command(["call", &served.fleet, "echo", &text]);
         let output = call.env("TRACEPARENT", format!("00-{TRACE}-{PARENT}-01")).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{n}\n"));
     }
     eventually("spans are counted as lost", async || {
-        let metrics = served.ask(&["status", "--metrics"]);
+        let metrics = served.ask(["status", "--metrics"]);
         let count = |outcome: &str| -> f64 {
             let line = metrics
                 .lines()

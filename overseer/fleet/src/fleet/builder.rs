@@ -18,7 +18,6 @@ use crate::core::{Backoff, Deadlines, Escalation, Options, Requeue, Restart};
 use crate::mailbox::Mailbox;
 use crate::release::Release;
 use crate::tasks::{TaskError, Tasks};
-use crate::trace::FleetTracer;
 
 /// Why a fleet did not start.
 #[derive(Debug, thiserror::Error)]
@@ -227,16 +226,8 @@ impl<H: Overseer> FleetBuilder<H> {
             None => (ControlPlane::embedded().await?, true),
         };
         let release = self.release;
-        let shared = Arc::new(FleetShared::new(
-            name.clone(),
-            self.options,
-            release.clone(),
-            self.unsigned,
-            plane.payloads(),
-            plane.logs(),
-            plane.counters().fleet(&name),
-            plane.tracer().map(|tracer| FleetTracer::new(tracer.clone(), name.clone())),
-        ));
+        let shared =
+            Arc::new(FleetShared::new(name.clone(), self.options, release.clone(), self.unsigned, &plane));
         if !plane.reserve(&shared) {
             return Err(StartError::NameTaken(name));
         }

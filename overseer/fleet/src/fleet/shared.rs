@@ -14,6 +14,7 @@ use tonic::Status;
 use super::handler::HandlerPort;
 use super::record_writer::RecordWriter;
 use crate::call::{CallError, CallOptions};
+use crate::control_plane::ControlPlane;
 use crate::core::{Life, Options};
 use crate::labor::{HistoryEntry, Labor, LaborShared, OpenCall, begin};
 use crate::logs::Logs;
@@ -68,12 +69,11 @@ impl FleetShared {
         options: Options,
         release: Option<Arc<Release>>,
         unsigned: bool,
-        payloads: Arc<Payloads>,
-        logs: Arc<Logs>,
-        metrics: Arc<FleetMetrics>,
-        tracer: Option<FleetTracer>,
+        plane: &ControlPlane,
     ) -> Self {
         Self {
+            metrics: plane.counters().fleet(&name),
+            tracer: plane.tracer().map(|tracer| FleetTracer::new(tracer.clone(), name.clone())),
             name,
             options,
             release,
@@ -90,10 +90,8 @@ impl FleetShared {
             events: broadcast::Sender::new(EVENTS),
             handler: OnceLock::new(),
             tasks: OnceLock::new(),
-            payloads,
-            logs,
-            metrics,
-            tracer,
+            payloads: plane.payloads(),
+            logs: plane.logs(),
             records: OnceLock::new(),
             left: CancellationToken::new(),
         }

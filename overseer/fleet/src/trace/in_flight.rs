@@ -138,7 +138,7 @@ impl InFlight {
     }
 
     /// Its answer has come.
-    pub(crate) fn answered(mut self: Box<Self>, result: &CallResult) {
+    pub(crate) fn answered(mut self, result: &CallResult) {
         let (now, error) = (SystemTime::now(), error_of(result));
         let (waited, ran) = (Duration::from_micros(result.waited_us), Duration::from_micros(result.ran_us));
         self.dispatched(now, error.clone());
@@ -158,7 +158,7 @@ impl InFlight {
     }
 
     /// Somebody else will say how it came out.
-    pub(crate) fn forget(mut self: Box<Self>) {
+    pub(crate) fn forget(mut self) {
         self.over = true;
     }
 
