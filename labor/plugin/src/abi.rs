@@ -20,7 +20,7 @@ use crate::{BlobRef, Plugin, Status};
 /// Changes when an older plugin cannot be loaded any more.
 pub const ABI_MAJOR: u32 = 1;
 /// Changes when the tables grow.
-pub const ABI_MINOR: u32 = 0;
+pub const ABI_MINOR: u32 = 1;
 /// The exported symbol: `extern "C" fn() -> *const PluginTable`.
 pub const SYMBOL: &str = "overseer_plugin";
 
@@ -110,12 +110,21 @@ pub struct HostTable {
     free: Free,
 }
 
+/// The table as it is since ABI 1.1: a plugin that is older sees its beginning.
+#[repr(C)]
+struct TracedHostTable {
+    table: HostTable,
+    trace: unsafe extern "C" fn(*const c_void, u64, *mut Buffer) -> u32,
+}
+
 // SAFETY: both tables are written once, before they are shared, and what their pointers lead to
 // (an `Instance` and a `Link`) is `Sync` and never freed.
 unsafe impl Send for PluginTable {}
 unsafe impl Sync for PluginTable {}
 unsafe impl Send for HostTable {}
 unsafe impl Sync for HostTable {}
+unsafe impl Send for TracedHostTable {}
+unsafe impl Sync for TracedHostTable {}
 
 impl fmt::Debug for PluginTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -167,7 +176,7 @@ unsafe fn answer(out: *mut Buffer, (status, bytes): (Status, Vec<u8>)) -> u32 {
 // live for the call and with an `out` of its own. Each catches panics within, in `Instance`.
 
 unsafe extern "C" fn start<P: Plugin>(this: *const c_void, host: *const HostTable, out: *mut Buffer) -> u32 {
-    let link = Arc::new(HostLink { table: unsafe { &*host } });
+    let link = Arc::new(HostLink { table: unsafe { &*host }, raw: host });
     unsafe { answer(out, instance::<P>(this).start(link)) }
 }
 
@@ -202,7 +211,13 @@ unsafe extern "C" fn stop<P: Plugin>(this: *const c_void, out: *mut Buffer) -> u
 /// The host, as the plugin sees it.
 struct HostLink {
     table: &'static HostTable,
+    /// The same, from which what a newer host has more can be reached.
+    raw: *const HostTable,
 }
+
+// SAFETY: the table is written once and lives as long as the process.
+unsafe impl Send for HostLink {}
+unsafe impl Sync for HostLink {}
 
 impl HostLink {
     fn ask(&self, ask: impl FnOnce(*mut u64, *mut Buffer) -> u32) -> Result<(Vec<u8>, u64), String> {
@@ -230,6 +245,16 @@ impl Link for HostLink {
         unsafe { (self.table.log)(self.table.host, call, Slice::of(stream.as_bytes()), Slice::of(bytes)) }
     }
 
+    fn trace(&self, call: u64) -> Option<String> {
+        if self.table.head.size < size_of::<TracedHostTable>() {
+            return None;
+        }
+        // SAFETY: the host says that its table is so large; it gave us a pointer to all of it.
+        let trace = unsafe { (&raw const (*self.raw.cast::<TracedHostTable>()).trace).read() };
+        let (text, _) = self.ask(|_, out| unsafe { trace(self.table.host, call, out) }).ok()?;
+        String::from_utf8(text).ok()
+    }
+
     fn put_blob(&self, file: &Path) -> Result<BlobRef, String> {
         let file = Slice::of(file.as_os_str().as_bytes());
         let (digest, size) =
@@ -247,10 +272,10 @@ impl Link for HostLink {
 // ---- the host's side ----
 
 /// The table of a host that speaks through `link`. Never freed.
-pub(crate) fn host_table(link: Arc<dyn Link>) -> &'static HostTable {
+pub(crate) fn host_table(link: Arc<dyn Link>) -> *const HostTable {
     let host: &'static Arc<dyn Link> = Box::leak(Box::new(link));
-    Box::leak(Box::new(HostTable {
-        head: Head { size: size_of::<HostTable>(), abi_major: ABI_MAJOR, abi_minor: ABI_MINOR },
+    let table = HostTable {
+        head: Head { size: size_of::<TracedHostTable>(), abi_major: ABI_MAJOR, abi_minor: ABI_MINOR },
         host: std::ptr::from_ref(host).cast(),
         directory: Slice::of(host.directory().as_os_str().as_bytes()),
         telemetry: host_telemetry,
@@ -258,7 +283,8 @@ pub(crate) fn host_table(link: Arc<dyn Link>) -> &'static HostTable {
         put_blob: host_put_blob,
         get_blob: host_get_blob,
         free,
-    }))
+    };
+    Box::into_raw(Box::new(TracedHostTable { table, trace: host_trace })).cast()
 }
 
 // SAFETY of all that follow: a plugin calls with the `host` of the table that it got, which is
@@ -275,6 +301,14 @@ unsafe extern "C" fn host_telemetry(this: *const c_void, record: Slice) {
 unsafe extern "C" fn host_log(this: *const c_void, call: u64, stream: Slice, bytes: Slice) {
     let stream = unsafe { String::from_utf8_lossy(stream.bytes()) };
     unsafe { host(this).log(call, &stream, bytes.bytes()) }
+}
+
+unsafe extern "C" fn host_trace(this: *const c_void, call: u64, out: *mut Buffer) -> u32 {
+    let answered = match unsafe { host(this) }.trace(call) {
+        Some(trace) => (Status::Done, trace.into_bytes()),
+        None => (Status::Failed, Vec::new()),
+    };
+    unsafe { answer(out, answered) }
 }
 
 unsafe extern "C" fn host_put_blob(
@@ -417,7 +451,7 @@ impl Guest {
 
     // SAFETY of the calls below: the instance is that of the table, and slices live for the call.
 
-    pub(crate) fn start(&self, host: &'static HostTable) -> (Status, Bytes) {
+    pub(crate) fn start(&self, host: *const HostTable) -> (Status, Bytes) {
         self.ask(|this, out| unsafe { (self.table.start)(this, host, out) })
     }
 

@@ -64,3 +64,37 @@ fn a_table_of_a_newer_minor_version_is_larger_and_is_taken() {
     let (status, answer) = guest.call(1, false, b"anything", b"");
     assert_ne!(status, Status::Done, "it was not started: {}", String::from_utf8_lossy(&answer));
 }
+
+struct Traced;
+
+impl Plugin for Traced {
+    fn start(_: &StartContext) -> Result<Self, PluginError> {
+        Ok(Self)
+    }
+
+    fn call(&self, context: &CallContext, _: &str, _: &[u8]) -> Result<Vec<u8>, PluginError> {
+        Ok(context.trace().unwrap_or("nobody traces it").into())
+    }
+}
+
+fn trace_of_calls(host: *const HostTable) -> Vec<String> {
+    let guest = Guest::of::<Traced>();
+    assert_eq!(guest.start(host).0, Status::Done);
+    let call = |id| {
+        guest.begin(id);
+        String::from_utf8(guest.call(id, false, b"any", b"").1.to_vec()).unwrap()
+    };
+    vec![call(1), call(2)]
+}
+
+#[test]
+fn a_call_knows_its_trace_and_with_a_host_that_is_older_it_has_none() {
+    let recorder = crate::testing::Recorder::new("/");
+    recorder.trace(1, "00-trace");
+    let host = host_table(recorder.link());
+    assert_eq!(trace_of_calls(host), ["00-trace", "nobody traces it"]);
+    // SAFETY: plain data, and what its pointers lead to is never freed.
+    let mut older = unsafe { host.read() };
+    older.head = Head { size: size_of::<HostTable>(), abi_major: ABI_MAJOR, abi_minor: 0 };
+    assert_eq!(trace_of_calls(Box::leak(Box::new(older))), ["nobody traces it"; 2]);
+}

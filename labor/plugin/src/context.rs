@@ -1,7 +1,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -70,6 +70,7 @@ pub struct CallContext {
 pub(crate) struct Call {
     id: u64,
     link: Arc<dyn Link>,
+    trace: OnceLock<Option<String>>,
     cancelled: AtomicBool,
     waiting: Mutex<Waiting>,
     changed: Condvar,
@@ -86,6 +87,7 @@ impl Call {
         Arc::new(Self {
             id,
             link,
+            trace: OnceLock::new(),
             cancelled: AtomicBool::new(false),
             waiting: Mutex::default(),
             changed: Condvar::new(),
@@ -128,6 +130,13 @@ impl CallContext {
     /// Number of this call on this host; never used twice.
     pub fn id(&self) -> u64 {
         self.call.id
+    }
+
+    /// Where this call stands in a distributed trace: the value of the header `traceparent` of W3C
+    /// Trace Context, of the span that is this run in the plugin. Nothing where nobody traces the
+    /// call, or the agent is too old to say it. Ask for it while the call runs.
+    pub fn trace(&self) -> Option<&str> {
+        self.call.trace.get_or_init(|| self.call.link.trace(self.call.id)).as_deref()
     }
 
     /// Whether the caller no longer wants the result. A call that is cancelled should end soon;

@@ -94,6 +94,9 @@ pub enum Frame<'a> {
         id: u64,
         /// Nobody wants the result.
         cast: bool,
+        /// W3C Trace Context of the run, or nothing. Only a host whose plugin SDK is of ABI 1.1 or
+        /// newer knows such calls; without it the frame is the one that every host knows.
+        trace: &'a str,
         /// Which method.
         method: &'a str,
         /// At most [`MAX_PAYLOAD`] bytes.
@@ -161,7 +164,8 @@ impl<'a> Frame<'a> {
             Self::GetBlob { .. } => 7,
             Self::HealthResult { .. } => 8,
             Self::Stopped => 9,
-            Self::Call { .. } => 32,
+            Self::Call { trace: "", .. } => 32,
+            Self::Call { .. } => 38,
             Self::Cancel { .. } => 33,
             Self::Credit { .. } => 34,
             Self::BlobAnswer { .. } => 35,
@@ -211,9 +215,12 @@ impl<'a> Frame<'a> {
                 put_text(to, digest);
                 to.extend_from_slice(path);
             }
-            Self::Call { id, cast, method, payload } => {
+            Self::Call { id, cast, trace, method, payload } => {
                 put_u64(to, id);
                 to.push(u8::from(cast));
+                if !trace.is_empty() {
+                    put_text(to, trace);
+                }
                 put_text(to, method);
                 to.extend_from_slice(payload);
             }
@@ -252,9 +259,14 @@ impl<'a> Frame<'a> {
             7 => Self::GetBlob { request: body.u64()?, digest: body.text()?, path: body.rest() },
             8 => Self::HealthResult { status: body.status()?, reason: body.rest_text()? },
             9 => Self::Stopped,
-            32 => {
-                Self::Call { id: body.u64()?, cast: body.flag()?, method: body.text()?, payload: body.rest() }
-            }
+            32 | 38 => Self::Call {
+                id: body.u64()?,
+                cast: body.flag()?,
+                // One that has none is of the other kind.
+                trace: if kind == 38 { body.text().filter(|trace| !trace.is_empty())? } else { "" },
+                method: body.text()?,
+                payload: body.rest(),
+            },
             33 => Self::Cancel { id: body.u64()? },
             34 => Self::Credit { bytes: body.u32()? },
             35 => {
@@ -376,7 +388,7 @@ impl Decoder {
         match Frame::read(*kind, body) {
             Some(frame) => Ok(Some(frame)),
             None => {
-                let known = matches!(kind, 1..=9 | 32..=37);
+                let known = matches!(kind, 1..=9 | 32..=38);
                 let error = if known { FrameError::Body(*kind) } else { FrameError::Kind(*kind) };
                 Err(*self.failed.insert(error))
             }

@@ -48,7 +48,13 @@ fn frame(parts: &Parts) -> Frame<'_> {
         6 => Frame::GetBlob { request: *a, digest: text, path: bytes },
         7 => Frame::HealthResult { status, reason: text },
         8 => Frame::Stopped,
-        9 => Frame::Call { id: *a, cast: *flag, method: text, payload: bytes },
+        9 => Frame::Call {
+            id: *a,
+            cast: *flag,
+            trace: if c % 2 == 0 { text } else { "" },
+            method: text,
+            payload: bytes,
+        },
         10 => Frame::Cancel { id: *a },
         11 => Frame::Credit { bytes: *c },
         12 => Frame::BlobAnswer { request: *a, good: *flag, text, size: *b },
@@ -126,4 +132,26 @@ fn a_frame_over_the_limit_is_not_sent() {
     let error = Frame::Result { id: 1, status: Status::Done, data: &data }.encode(&mut bytes).unwrap_err();
     assert!(matches!(error, FrameError::Length(_)));
     assert_eq!(bytes, b"before");
+}
+
+#[test]
+fn a_call_without_a_trace_is_the_frame_that_every_host_knows() {
+    let call = |trace| {
+        let mut bytes = Vec::new();
+        Frame::Call { id: 7, cast: false, trace, method: "m", payload: b"p" }.encode(&mut bytes).unwrap();
+        bytes
+    };
+    let mut plain = vec![32];
+    plain.extend_from_slice(&7_u64.to_le_bytes());
+    plain.push(0);
+    plain.extend_from_slice(&1_u32.to_le_bytes());
+    plain.extend_from_slice(b"mp");
+    assert_eq!(call("")[4..], plain);
+    assert_eq!(call("00-t")[4], 38);
+    // An empty trace in the other frame is malformed: one call has one form.
+    let mut empty = call("00-t");
+    empty.splice(14..22, 0_u32.to_le_bytes());
+    let length = empty.len() as u32 - 4;
+    empty[..4].copy_from_slice(&length.to_le_bytes());
+    assert_eq!(read(&[&empty]).1, Some(FrameError::Body(38)));
 }

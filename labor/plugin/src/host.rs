@@ -89,7 +89,12 @@ pub fn run(guest: Guest, socket: UnixStream) -> ExitCode {
     let host: &'static Host = Box::leak(Box::new(Host {
         guest,
         concurrency: guest.concurrency() as usize,
-        said: Arc::new(Said { directory, outbox: Outbox::new(socket), blobs: Mutex::default() }),
+        said: Arc::new(Said {
+            directory,
+            outbox: Outbox::new(socket),
+            blobs: Mutex::default(),
+            traces: Mutex::default(),
+        }),
         turns: Mutex::new(Turns::new(Input::new(reading))),
         changed: Condvar::new(),
         quiet: Condvar::new(),
@@ -199,7 +204,13 @@ impl Host {
     }
 
     fn call(&self, job: &Job) {
+        if !job.trace.is_empty() {
+            self.said.traces().insert(job.id, job.trace.clone());
+        }
         let (status, data) = self.guest.call(job.id, job.cast, job.method.as_bytes(), &job.payload);
+        if !job.trace.is_empty() {
+            self.said.traces().remove(&job.id);
+        }
         if data.len() <= MAX_PAYLOAD {
             self.answer(job.id, status, &data);
         } else {
@@ -297,6 +308,8 @@ struct Said {
     directory: PathBuf,
     outbox: Outbox,
     blobs: Mutex<Blobs>,
+    /// Of the calls that run and are traced.
+    traces: Mutex<HashMap<u64, Box<str>>>,
 }
 
 type BlobAnswer = Result<(String, u64), String>;
@@ -330,6 +343,10 @@ impl Said {
         }
     }
 
+    fn traces(&self) -> MutexGuard<'_, HashMap<u64, Box<str>>> {
+        self.traces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn blobs(&self) -> MutexGuard<'_, Blobs> {
         self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -346,6 +363,10 @@ impl Link for Said {
 
     fn log(&self, call: u64, stream: &str, bytes: &[u8]) {
         self.outbox.log(call, stream, bytes);
+    }
+
+    fn trace(&self, call: u64) -> Option<String> {
+        self.traces().get(&call).map(ToString::to_string)
     }
 
     fn put_blob(&self, file: &Path) -> Result<BlobRef, String> {

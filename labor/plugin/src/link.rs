@@ -12,6 +12,8 @@ pub(crate) trait Link: Send + Sync {
     fn telemetry(&self, record: &[u8]);
     /// Blocks while the agent takes no more.
     fn log(&self, call: u64, stream: &str, bytes: &[u8]);
+    /// W3C Trace Context of a call that runs, where somebody traces it.
+    fn trace(&self, call: u64) -> Option<String>;
     /// Blocks until the agent answers.
     fn put_blob(&self, file: &Path) -> Result<BlobRef, String>;
     /// Blocks until the agent answers.

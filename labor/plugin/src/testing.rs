@@ -27,6 +27,7 @@ struct Said {
     records: Vec<String>,
     logs: BTreeMap<(u64, String), Vec<u8>>,
     blobs: u64,
+    traces: BTreeMap<u64, String>,
 }
 
 /// A call of a [`Recorder`], which the test may cancel.
@@ -59,6 +60,16 @@ impl Recorder {
     pub fn call(&self, id: u64) -> TestCall {
         let call = Call::new(id, self.kept.clone());
         TestCall { context: CallContext::new(call.clone()), call }
+    }
+
+    /// From now on that call is traced, under this W3C Trace Context.
+    pub fn trace(&self, call: u64, traceparent: impl Into<String>) {
+        self.kept.said().traces.insert(call, traceparent.into());
+    }
+
+    #[cfg(test)]
+    pub(crate) fn link(&self) -> Arc<dyn Link> {
+        self.kept.clone()
     }
 
     /// All telemetry in order, one line a record: `progress NAME DONE/TOTAL`,
@@ -104,6 +115,10 @@ impl Link for Kept {
 
     fn log(&self, call: u64, stream: &str, bytes: &[u8]) {
         self.said().logs.entry((call, stream.to_owned())).or_default().extend_from_slice(bytes);
+    }
+
+    fn trace(&self, call: u64) -> Option<String> {
+        self.said().traces.get(&call).cloned()
     }
 
     fn put_blob(&self, file: &Path) -> Result<BlobRef, String> {

@@ -36,6 +36,8 @@ pub(crate) struct Turns {
 pub(crate) struct Job {
     pub(crate) id: u64,
     pub(crate) cast: bool,
+    /// Empty where nobody traces it.
+    pub(crate) trace: Box<str>,
     pub(crate) method: Box<str>,
     pub(crate) payload: Box<[u8]>,
 }
@@ -114,8 +116,9 @@ impl Turns {
         match frame {
             Frame::Call { id, .. } if self.stopping => return Some(Due::NotBegun(id)),
             Frame::Call { id, .. } if self.calls.len() >= MOST_WAITING => return Some(Due::Refused(id)),
-            Frame::Call { id, cast, method, payload } => {
-                self.calls.push_back(Job { id, cast, method: method.into(), payload: payload.into() });
+            Frame::Call { id, cast, trace, method, payload } => {
+                let (trace, method, payload) = (trace.into(), method.into(), payload.into());
+                self.calls.push_back(Job { id, cast, trace, method, payload });
             }
             Frame::Cancel { id } if self.running.contains(&id) => return Some(Due::Cancel(id)),
             Frame::Cancel { id } => {

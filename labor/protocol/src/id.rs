@@ -24,7 +24,7 @@ impl IdError {
 }
 
 impl IdError {
-    fn new(what: &'static str, text: &str, expected: &'static str) -> Self {
+    pub(crate) fn new(what: &'static str, text: &str, expected: &'static str) -> Self {
         Self { what, text: text.chars().take(64).collect(), expected }
     }
 }

@@ -113,6 +113,7 @@ mod tests {
             fleet: "farm".parse().unwrap(),
             endpoints: vec![Endpoint::Tcp("127.0.0.1:1".into())],
             authorities: "PEM".into(),
+            owner: None,
             release_keys: vec![],
             claim,
             lease_ms: 30_000,

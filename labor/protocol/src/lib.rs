@@ -15,6 +15,7 @@ mod log_stream;
 mod resources;
 mod secret;
 mod state;
+mod trace;
 mod version;
 
 pub use bootstrap::{Bootstrap, BootstrapError, Endpoint, MAX_BOOTSTRAP_BYTES, OnLeaseLost, owner_name};
@@ -29,6 +30,7 @@ pub use log_stream::LogStream;
 pub use resources::{Amount, AmountError, Resources};
 pub use secret::Secret;
 pub use state::LaborState;
+pub use trace::{SpanId, TraceContext, TraceId};
 pub use version::{PROTOCOL, Versions};
 
 /// Generated from `proto/overseer.proto`.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use overseer_protocol::{CallErrorCode, Cause, LaborId};
+use overseer_protocol::{CallErrorCode, Cause, LaborId, TraceContext};
 
 /// Deadlines and limits of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,11 +13,13 @@ pub struct CallOptions {
     /// Longest run in the plugin; `None` for no limit. A plugin that neither answers nor sees
     /// its cancellation loses its host.
     pub run: Option<Duration>,
+    /// The span that it is a child of, where somebody traces it.
+    pub trace: Option<TraceContext>,
 }
 
 impl Default for CallOptions {
     fn default() -> Self {
-        Self { queue: Duration::from_secs(30), run: Some(Duration::from_secs(300)) }
+        Self { queue: Duration::from_secs(30), run: Some(Duration::from_secs(300)), trace: None }
     }
 }
 
@@ -26,6 +28,13 @@ impl CallOptions {
     #[must_use]
     pub fn queue(mut self, queue: Duration) -> Self {
         self.queue = queue;
+        self
+    }
+
+    /// Traced as a child of this span, or not.
+    #[must_use]
+    pub fn trace(mut self, trace: impl Into<Option<TraceContext>>) -> Self {
+        self.trace = trace.into();
         self
     }
 

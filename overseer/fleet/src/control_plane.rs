@@ -22,10 +22,12 @@ use crate::data_dir::{DataDir, DataDirError};
 use crate::fleet::{FleetHandle, FleetShared};
 use crate::gateway::{self, Listening};
 use crate::logs::Logs;
+use crate::metrics::{self, Page, PlaneMetrics};
 use crate::payload::Payloads;
 use crate::records::Records;
 use crate::store::{Store, StoreError};
 use crate::tasks::{TaskError, TaskRecord, TaskStorage};
+use crate::trace::Tracer;
 
 /// How long the gateway's own certificate is good. It is made anew, with a new key, on every start
 /// of a control plane, and when two thirds of it are over. Agents trust the authority, so they
@@ -84,6 +86,7 @@ pub struct ControlPlaneBuilder {
     directory: Option<PathBuf>,
     tcp: Option<SocketAddr>,
     served: bool,
+    tracer: Option<Tracer>,
 }
 
 impl ControlPlaneBuilder {
@@ -106,6 +109,13 @@ impl ControlPlaneBuilder {
     #[must_use]
     pub fn served(mut self, served: bool) -> Self {
         self.served = served;
+        self
+    }
+
+    /// Records the spans of calls and tasks that somebody traces.
+    #[must_use]
+    pub fn tracer(mut self, tracer: impl Into<Option<Tracer>>) -> Self {
+        self.tracer = tracer.into();
         self
     }
 
@@ -134,6 +144,8 @@ impl ControlPlaneBuilder {
             store,
             blobs: data.blobs(),
             payloads,
+            metrics: PlaneMetrics::new(logs.metrics(), self.tracer.clone()),
+            tracer: self.tracer,
             logs,
             claims,
             authorities: RwLock::new(Arc::new(authorities)),
@@ -184,6 +196,8 @@ struct Inner {
     blobs: Arc<dyn Blobs>,
     payloads: Arc<Payloads>,
     logs: Arc<Logs>,
+    metrics: PlaneMetrics,
+    tracer: Option<Tracer>,
     claims: Claims,
     authorities: RwLock<Arc<Authorities>>,
     /// One change of them at a time.
@@ -242,6 +256,22 @@ impl ControlPlane {
     /// Where labors may call.
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.inner.endpoints
+    }
+
+    /// What it and its fleets have counted, and what there is right now. Takes no more than a look
+    /// at each labor and each session.
+    pub fn metrics(&self) -> Page {
+        let fleets: Vec<_> = self.inner.fleets.read().values().map(|r| Arc::clone(&r.shared)).collect();
+        metrics::collect(&self.inner.metrics, &fleets, &self.inner.data.store().metrics())
+    }
+
+    /// Where spans go, if anywhere.
+    pub fn tracer(&self) -> Option<&Tracer> {
+        self.inner.tracer.as_ref()
+    }
+
+    pub(crate) fn counters(&self) -> &PlaneMetrics {
+        &self.inner.metrics
     }
 
     /// Stops listening; a temporary directory is removed. Fleets should be stopped before.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use overseer_protocol::{
@@ -17,6 +17,8 @@ use tokio::sync::{oneshot, watch};
 
 use crate::call::{CallError, CallOptions};
 use crate::logs::Logs;
+use crate::metrics::FleetMetrics;
+use crate::pace::Pace;
 use crate::payload::Payloads;
 use crate::session::{Answer, Body, Session};
 
@@ -62,6 +64,10 @@ pub(crate) struct LaborShared {
     /// The next telemetry record that is expected, of which life.
     pub(crate) telemetry: Mutex<(Generation, u64)>,
     pub(crate) payloads: Arc<Payloads>,
+    pub(crate) metrics: Arc<FleetMetrics>,
+    /// Records that it said it has dropped in its present life.
+    pub(crate) telemetry_dropped: AtomicU64,
+    pub(crate) pace: Mutex<Pace>,
     /// Upper half of the task ids of its calls.
     pub(crate) task_prefix: u64,
     pub(crate) next_call: Arc<AtomicU64>,
@@ -79,7 +85,13 @@ const ASSIGNED: usize = 4096;
 const LAST_BYTES: Duration = Duration::from_secs(10);
 
 impl LaborShared {
-    pub(crate) fn new(id: LaborId, invited: bool, task_prefix: u64, payloads: Arc<Payloads>) -> Self {
+    pub(crate) fn new(
+        id: LaborId,
+        invited: bool,
+        task_prefix: u64,
+        payloads: Arc<Payloads>,
+        metrics: Arc<FleetMetrics>,
+    ) -> Self {
         let status = Status { generation: Generation::FIRST, state: LaborState::Requested, cause: None };
         Self {
             id,
@@ -91,6 +103,9 @@ impl LaborShared {
             shown: Mutex::default(),
             telemetry: Mutex::new((Generation::FIRST, 0)),
             payloads,
+            metrics,
+            telemetry_dropped: AtomicU64::new(0),
+            pace: Mutex::default(),
             task_prefix,
             // An agent may have calls of the server before this one.
             next_call: Arc::new(AtomicU64::new(crate::random::u64() >> 2)),
@@ -320,8 +335,15 @@ impl Labor {
         payload: impl Into<Bytes>,
         options: CallOptions,
     ) -> Result<OpenCall, CallError> {
-        let session = self.session()?;
-        begin(session, Arc::clone(&self.shared.payloads), method, payload.into(), options).await
+        let metrics = &self.shared.metrics;
+        let begun = match self.session() {
+            Ok(session) => {
+                let payloads = Arc::clone(&self.shared.payloads);
+                begin(session, payloads, metrics, method, payload.into(), options).await
+            }
+            Err(error) => Err(error),
+        };
+        begun.inspect_err(|error| metrics.call_failed(error))
     }
 
     /// Sends a message that has no answer. It is lost when the labor is.
@@ -329,7 +351,9 @@ impl Labor {
     /// # Errors
     /// As [`Labor::start_call`].
     pub async fn cast<In: Serialize + ?Sized>(&self, method: &str, argument: &In) -> Result<(), CallError> {
-        self.session()?.cast(method, encode(argument)?.into())
+        let sent = self.session()?.cast(method, encode(argument)?.into());
+        self.shared.metrics.cast(&sent);
+        sent
     }
 
     fn session(&self) -> Result<Arc<Session>, CallError> {
@@ -363,6 +387,7 @@ pub(crate) fn decode<Out: DeserializeOwned>(result: &[u8]) -> Result<Out, CallEr
 pub(crate) async fn begin(
     session: Arc<Session>,
     payloads: Arc<Payloads>,
+    metrics: &Arc<FleetMetrics>,
     method: &str,
     payload: Bytes,
     options: CallOptions,
@@ -380,7 +405,8 @@ pub(crate) async fn begin(
         return Err(CallError::TooLarge { size: payload.len(), limit: MAX_PAYLOAD });
     };
     let id = session.begin(method, body, options, reply)?;
-    Ok(OpenCall { guard: Guard { session, id, open: true }, answer, payloads, _kept: kept })
+    let guard = Guard { session, id, open: true, begun: Instant::now(), metrics: Arc::clone(metrics) };
+    Ok(OpenCall { guard, answer, payloads, _kept: kept })
 }
 
 /// A call that is on its way. Dropping it cancels the call.
@@ -396,11 +422,14 @@ struct Guard {
     session: Arc<Session>,
     id: u64,
     open: bool,
+    begun: Instant,
+    metrics: Arc<FleetMetrics>,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         if self.open {
+            self.metrics.calls.add("abandoned");
             self.session.abandon(self.id);
         }
     }
@@ -434,6 +463,20 @@ impl OpenCall {
     pub async fn answer(mut self) -> Result<Bytes, CallError> {
         let answer = (&mut self.answer).await;
         self.guard.open = false;
+        let metrics = Arc::clone(&self.guard.metrics);
+        metrics.call.observe(self.guard.begun.elapsed());
+        let answer = self.taken(answer).await;
+        match &answer {
+            Ok(_) => metrics.calls.add("ok"),
+            Err(error) => metrics.call_failed(error),
+        }
+        answer
+    }
+
+    async fn taken(
+        &self,
+        answer: Result<Result<Answer, CallError>, oneshot::error::RecvError>,
+    ) -> Result<Bytes, CallError> {
         match answer {
             Ok(Ok(Answer::Inline(bytes))) => Ok(bytes),
             Ok(Ok(Answer::Blob(kept))) => self.payloads.read(&kept).await,

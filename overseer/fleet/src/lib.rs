@@ -42,6 +42,9 @@ mod gateway;
 pub mod keyspace;
 pub mod labor;
 pub mod logs;
+mod mailbox;
+pub mod metrics;
+mod pace;
 mod payload;
 mod random;
 pub mod records;
@@ -50,6 +53,7 @@ mod session;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;
+pub mod trace;
 
 mod init;
 

@@ -6,11 +6,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use overseer_protocol::{LogStream, TaskId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+
+use crate::metrics::LogMetrics;
 
 /// Bytes that a reader takes at a time.
 const READ: usize = 256 * 1024;
@@ -84,13 +87,18 @@ struct Stream {
 /// All log streams of a control plane.
 pub struct Logs {
     root: PathBuf,
+    metrics: Arc<LogMetrics>,
     open: Mutex<HashMap<LogStream, Arc<Stream>>>,
 }
 
 impl Logs {
     /// Keeps logs under this directory, which must exist.
     pub fn open(root: &Path) -> Self {
-        Self { root: root.to_owned(), open: Mutex::default() }
+        Self { root: root.to_owned(), metrics: Arc::default(), open: Mutex::default() }
+    }
+
+    pub(crate) fn metrics(&self) -> Arc<LogMetrics> {
+        Arc::clone(&self.metrics)
     }
 
     /// Takes what a labor sent and returns the offset below which everything is kept. What is
@@ -111,6 +119,8 @@ impl Logs {
         }
         let mark = |from: u64, to: u64| {
             stream.gaps.lock().push((from, to - from));
+            self.metrics.gaps.fetch_add(1, Ordering::Relaxed);
+            self.metrics.gap_bytes.fetch_add(to - from, Ordering::Relaxed);
             append(&marker(&path, "gaps"), format!("{from} {}\n", to - from).as_bytes()).map_err(error)
         };
         if push.offset > through {
@@ -132,6 +142,7 @@ impl Logs {
             file.seek(SeekFrom::Start(through)).map_err(error)?;
             file.write_all(fresh).map_err(error)?;
             through += fresh.len() as u64;
+            self.metrics.bytes.fetch_add(fresh.len() as u64, Ordering::Relaxed);
         }
         if push.eof {
             append(&marker(&path, "end"), format!("{through}\n").as_bytes()).map_err(error)?;

@@ -1,11 +1,14 @@
 //! What labors say by themselves, routed to any number of subscribers.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use overseer_plugin::record::{Record, Records};
 use overseer_protocol::{Generation, LaborId};
 use tokio::sync::broadcast;
+
+use crate::metrics::FleetMetrics;
 
 /// Batches that a subscriber may be behind; then it loses its oldest, and nobody else's.
 pub const SUBSCRIBER_BATCHES: usize = 1024;
@@ -39,6 +42,7 @@ pub struct Telemetry {
     receiver: broadcast::Receiver<Batch>,
     next: HashMap<(LaborId, Generation), u64>,
     missed: u64,
+    metrics: Arc<FleetMetrics>,
 }
 
 impl Telemetry {
@@ -46,8 +50,9 @@ impl Telemetry {
     pub(crate) fn new(
         receiver: broadcast::Receiver<Batch>,
         next: HashMap<(LaborId, Generation), u64>,
+        metrics: Arc<FleetMetrics>,
     ) -> Self {
-        Self { receiver, next, missed: 0 }
+        Self { receiver, next, missed: 0, metrics }
     }
 
     /// The next batch; `None` once the fleet has stopped.
@@ -61,7 +66,9 @@ impl Telemetry {
                     return Some(batch);
                 }
                 // How many records that was shows in the numbers of the next batch.
-                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Lagged(batches)) => {
+                    self.metrics.queue_dropped.add_many("telemetry_subscribers", batches);
+                }
                 Err(broadcast::error::RecvError::Closed) => return None,
             }
         }

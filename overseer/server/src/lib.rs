@@ -13,6 +13,7 @@ mod doctor;
 mod exit;
 mod failure;
 mod labor;
+mod otlp;
 mod output;
 mod release;
 mod serve;

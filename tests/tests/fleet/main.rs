@@ -10,6 +10,7 @@ mod huge;
 mod invited;
 mod leaves;
 mod logs;
+mod metrics;
 mod orphans;
 mod owner;
 mod payloads;

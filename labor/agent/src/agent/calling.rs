@@ -1,6 +1,6 @@
 //! Calls and attempts of stored tasks: from the order to the host and back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use overseer_protocol::proto::{self, call_result};
@@ -15,6 +15,7 @@ use crate::calls::{Effect, Event, NewCall, Outcome};
 pub(super) struct Payload {
     method: String,
     cast: bool,
+    trace: String,
     what: What,
 }
 
@@ -36,26 +37,59 @@ pub(super) struct Open {
     streams: Vec<String>,
     method: String,
     cast: bool,
+    /// Where it is traced.
+    trace: String,
+    spent: Spending,
     pub(super) fetching: Option<AbortHandle>,
+}
+
+/// When a call that is traced came, and when it was given to the host.
+#[derive(Debug, Clone, Copy, Default)]
+struct Spending {
+    came: Option<Instant>,
+    given: Option<Instant>,
+}
+
+impl Spending {
+    fn until(self, end: Instant) -> Spent {
+        let given = self.given.unwrap_or(end);
+        Spent {
+            waited: self.came.map_or(Duration::ZERO, |came| given.saturating_duration_since(came)),
+            ran: self.given.map_or(Duration::ZERO, |given| end.saturating_duration_since(given)),
+        }
+    }
+}
+
+/// How long a call that is traced waited here, and how long it was in the host.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) struct Spent {
+    waited: Duration,
+    ran: Duration,
+}
+
+/// Whose answer it is, and how it was.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Answered {
+    pub(super) whose: Whose,
+    pub(super) spent: Spent,
 }
 
 /// Whose answer it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Answered {
+pub(super) enum Whose {
     Call(u64),
     Attempt(TaskId, Attempt),
 }
 
 impl Answered {
     pub(super) fn with(self, outcome: call_result::Outcome) -> proto::CallResult {
-        let outcome = Some(outcome);
-        match self {
-            Self::Call(id) => proto::CallResult { id, outcome, task: Bytes::new(), attempt: 0 },
-            Self::Attempt(task, attempt) => {
-                let task = Bytes::copy_from_slice(&task.to_bytes());
-                proto::CallResult { id: 0, outcome, task, attempt: attempt.0 }
-            }
-        }
+        let (id, task, attempt) = match self.whose {
+            Whose::Call(id) => (id, Bytes::new(), 0),
+            Whose::Attempt(task, attempt) => (0, Bytes::copy_from_slice(&task.to_bytes()), attempt.0),
+        };
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let (waited_us, ran_us) = (micros(self.spent.waited), micros(self.spent.ran));
+        proto::CallResult { id, outcome: Some(outcome), task, attempt, waited_us, ran_us }
     }
 }
 
@@ -83,6 +117,11 @@ impl Agent {
             streams: Vec::new(),
             method: String::new(),
             cast: call.cast,
+            trace: String::new(),
+            spent: Spending {
+                came: (!call.traceparent.is_empty()).then(Instant::now),
+                ..Spending::default()
+            },
             fetching: None,
         };
         self.open.insert(call.id, open);
@@ -99,7 +138,7 @@ impl Agent {
             cast: call.cast,
             stored: stored.is_some(),
             bytes,
-            payload: Payload { method: call.method, cast: call.cast, what },
+            payload: Payload { method: call.method, cast: call.cast, trace: call.traceparent, what },
         }));
     }
 
@@ -117,7 +156,7 @@ impl Agent {
 
     /// Tells the pure part, and does what it says.
     pub(super) fn calls_event(&mut self, event: Event<Payload, Bytes>) {
-        let effects = self.calls.on_event(std::time::Instant::now(), event);
+        let effects = self.calls.on_event(Instant::now(), event);
         for effect in effects {
             match effect {
                 Effect::Run(id, payload) => self.run_call(id, payload),
@@ -135,6 +174,7 @@ impl Agent {
     fn run_call(&mut self, id: u64, payload: Payload) {
         let Some(open) = self.open.get_mut(&id) else { return };
         open.method = payload.method;
+        open.trace = payload.trace;
         match payload.what {
             What::Inline(bytes) => self.give_to_host(id, bytes),
             What::Blob(digest) => {
@@ -145,9 +185,12 @@ impl Agent {
     }
 
     pub(super) fn give_to_host(&mut self, id: u64, payload: Bytes) {
-        let Some(open) = self.open.get(&id) else { return };
+        let Some(open) = self.open.get_mut(&id) else { return };
+        if !open.trace.is_empty() {
+            open.spent.given = Some(Instant::now());
+        }
         match self.hosting.host() {
-            Some(host) => host.call(id, open.cast, &open.method, payload),
+            Some(host) => host.call(id, open.cast, &open.trace, &open.method, payload),
             // It has ended meanwhile, and its end answers the call.
             None => tracing::debug!("call {id} came too late for its host"),
         }
@@ -189,15 +232,21 @@ impl Agent {
             }
             outcome => outcome,
         };
-        match self.open.get(&id).filter(|open| open.stored) {
+        let open = self.open.get(&id);
+        let spent = match open {
+            Some(open) if open.spent.came.is_some() => open.spent.until(Instant::now()),
+            _ => Spent::default(),
+        };
+        match open.filter(|open| open.stored) {
             Some(open) => {
                 let (task, attempt) = (open.task, open.attempt);
+                let answered = Answered { whose: Whose::Attempt(task, attempt), spent };
                 // Kept until the Overseer has stored it.
-                if self.held.finish(task, attempt, outcome.clone()) {
-                    self.send_answer(Answered::Attempt(task, attempt), outcome);
+                if self.held.finish(task, attempt, outcome.clone(), spent) {
+                    self.send_answer(answered, outcome);
                 }
             }
-            None => self.send_answer(Answered::Call(id), outcome),
+            None => self.send_answer(Answered { whose: Whose::Call(id), spent }, outcome),
         }
     }
 

@@ -8,7 +8,7 @@ use overseer_protocol::proto::{self, report::Kind};
 use overseer_protocol::{Attempt, TaskId};
 
 use super::Agent;
-use super::calling::Answered;
+use super::calling::{Answered, Spent, Whose};
 use crate::calls::{Event, Outcome};
 
 /// The attempts that the agent has. Their number is bounded by what the Overseer gives to one
@@ -20,7 +20,7 @@ pub(super) struct Held(BTreeMap<(TaskId, Attempt), Attempted>);
 struct Attempted {
     /// The number of its call while it waits or runs.
     call: u64,
-    answer: Option<Outcome<Bytes>>,
+    answer: Option<(Outcome<Bytes>, Spent)>,
 }
 
 impl Held {
@@ -34,10 +34,16 @@ impl Held {
     }
 
     /// Keeps its answer; false when nobody wants it any more.
-    pub(super) fn finish(&mut self, task: TaskId, attempt: Attempt, answer: Outcome<Bytes>) -> bool {
+    pub(super) fn finish(
+        &mut self,
+        task: TaskId,
+        attempt: Attempt,
+        answer: Outcome<Bytes>,
+        spent: Spent,
+    ) -> bool {
         match self.0.get_mut(&(task, attempt)) {
             Some(attempted) => {
-                attempted.answer = Some(answer);
+                attempted.answer = Some((answer, spent));
                 true
             }
             None => false,
@@ -54,7 +60,8 @@ impl Held {
 
     fn answers(&self) -> Vec<(Answered, Outcome<Bytes>)> {
         let answered = self.0.iter().filter_map(|((task, attempt), attempted)| {
-            Some((Answered::Attempt(*task, *attempt), attempted.answer.clone()?))
+            let (answer, spent) = attempted.answer.clone()?;
+            Some((Answered { whose: Whose::Attempt(*task, *attempt), spent }, answer))
         });
         answered.collect()
     }

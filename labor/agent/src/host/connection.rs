@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +18,8 @@ use tokio::time::{Instant, sleep_until};
 use super::outgoing::Piece;
 use super::{HostOutput, Shared, boot_failed};
 
+/// From this ABI on a host knows calls that are traced.
+const TRACES: (u32, u32) = (1, 1);
 /// How long a process may live on after its end of the socket is closed. The kernel closes it
 /// just before the process is gone.
 const CLOSED_GRACE: Duration = Duration::from_secs(1);
@@ -180,7 +183,11 @@ impl Connection {
                 self.deliver(HostOutput::Result { id, outcome: outcome(status, data) });
             }
             Frame::Telemetry { count, dropped, records } => {
-                self.deliver(HostOutput::Telemetry { count, dropped, records: Bytes::copy_from_slice(records) });
+                self.deliver(HostOutput::Telemetry {
+                    count,
+                    dropped,
+                    records: Bytes::copy_from_slice(records),
+                });
             }
             Frame::Log { call, stream, data } => {
                 self.log_open += data.len();
@@ -199,13 +206,16 @@ impl Connection {
             Frame::GetBlob { request, digest, path } => {
                 self.deliver(HostOutput::GetBlob { request, digest: digest.to_owned(), path: to_path(path) });
             }
-            Frame::Hello { protocol, concurrency, .. } => self.start(if protocol == PROTOCOL {
-                Ok(concurrency.max(1))
-            } else {
-                Err(boot_failed(format!(
-                    "the program speaks host protocol {protocol}, this agent {PROTOCOL}; rebuild it with the overseer-plugin of the agent's version"
-                )))
-            }),
+            Frame::Hello { protocol, abi, concurrency } => {
+                self.shared.traces.store(abi >= TRACES, Ordering::Relaxed);
+                self.start(if protocol == PROTOCOL {
+                    Ok(concurrency.max(1))
+                } else {
+                    Err(boot_failed(format!(
+                        "the program speaks host protocol {protocol}, this agent {PROTOCOL}; rebuild it with the overseer-plugin of the agent's version"
+                    )))
+                });
+            }
             Frame::StartFailed { status, message } => self.start(Err(match status {
                 Status::Panicked => Cause::Panicked { message: message.to_owned() },
                 _ => boot_failed(message),

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -158,6 +159,8 @@ struct Shared {
     /// Who waits for the health check's answer.
     health: Mutex<Vec<oneshot::Sender<Result<(), Cause>>>>,
     verdict: Mutex<Verdict>,
+    /// The host knows calls that are traced.
+    traces: AtomicBool,
 }
 
 /// What this side knows about an end before it happens.
@@ -200,6 +203,7 @@ impl Host {
             wake: Notify::new(),
             health: Mutex::default(),
             verdict: Mutex::default(),
+            traces: AtomicBool::new(false),
         });
         let tasks = end::run(spawned, shared.clone(), output);
         let host = Self {
@@ -246,10 +250,13 @@ impl Host {
     }
 
     /// Sends a call; its outcome comes as [`HostOutput::Result`], unless the host ends first.
+    /// `trace` is a W3C Trace Context, or empty.
     /// Never blocks: how many calls are open is up to who admits them. An `id` is used once.
-    pub fn call(&self, id: u64, cast: bool, method: &str, payload: Bytes) {
+    pub fn call(&self, id: u64, cast: bool, trace: &str, method: &str, payload: Bytes) {
         let shared = &self.handle.shared;
-        if !shared.send(&Frame::Call { id, cast, method, payload: &payload }) {
+        // One that does not know the frame would take the agent for broken.
+        let trace = if shared.traces.load(Ordering::Relaxed) { trace } else { "" };
+        if !shared.send(&Frame::Call { id, cast, trace, method, payload: &payload }) {
             shared.outgoing.lock().refuse(id);
             shared.wake.notify_one();
         }

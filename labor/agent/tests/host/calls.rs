@@ -100,9 +100,9 @@ async fn health_is_answered_while_every_call_is_busy() {
 #[tokio::test]
 async fn a_cast_has_an_empty_result() {
     let mut probe = start(probe(), &[]).await;
-    probe.host.call(77, true, "echo", Bytes::from_static(b"hello"));
+    probe.host.call(77, true, "", "echo", Bytes::from_static(b"hello"));
     assert_eq!(probe.result(77).await.unwrap(), "");
-    probe.host.call(78, true, "panic", Bytes::from_static(b"\"no bolts\""));
+    probe.host.call(78, true, "", "panic", Bytes::from_static(b"\"no bolts\""));
     assert_eq!(probe.result(78).await.unwrap_err().0, CallErrorCode::Panicked);
 }
 

@@ -78,7 +78,7 @@ pub async fn start_failure((spec, _directory): (HostSpec, TempDir)) -> (Cause, S
 impl Running {
     pub fn send(&mut self, method: &str, payload: impl Into<Bytes>) -> u64 {
         self.last_call += 1;
-        self.host.call(self.last_call, false, method, payload.into());
+        self.host.call(self.last_call, false, "", method, payload.into());
         self.last_call
     }
 

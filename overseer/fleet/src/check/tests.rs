@@ -20,6 +20,7 @@ pub(crate) fn task(n: u128, payload: Content, state: TaskState) -> TaskRecord {
         retry: Default::default(),
         queue_until_ms: None,
         run_ms: None,
+        trace: None,
         submitted_ms: 1,
         attempts: 1,
         charged: 0,

@@ -19,8 +19,12 @@ use super::recovery::Left;
 use super::shared::FleetShared;
 use crate::callbacks::FleetEvent;
 use crate::claims::millis;
-use crate::core::{AtCapacity, Effect, Event, FleetCore, Found, Happening, Life, Millis, TaskEvent};
+use crate::core::{
+    AtCapacity, Effect, Event, FleetCore, Found, Happening, Life, Millis, TaskEvent, WhatNext,
+};
 use crate::labor::{Labor, LaborShared};
+use crate::mailbox::Mailbox;
+use crate::metrics::one;
 use crate::session::Session;
 
 /// How often calls that break their deadlines are looked for.
@@ -48,7 +52,7 @@ pub(crate) struct FleetActor;
 pub(crate) struct FleetArguments {
     pub(crate) shared: Arc<FleetShared>,
     /// Made with the actor's own reference, which it reports to.
-    pub(crate) nodes: Box<dyn FnOnce(ActorRef<FleetMessage>) -> Nodes + Send>,
+    pub(crate) nodes: Box<dyn FnOnce(Mailbox<FleetMessage>) -> Nodes + Send>,
     /// What an earlier process has left.
     pub(crate) left: Left,
     pub(crate) seed: u64,
@@ -79,6 +83,8 @@ impl Actor for FleetActor {
         arguments: FleetArguments,
     ) -> Result<FleetState, ActorProcessingErr> {
         let FleetArguments { shared, nodes, left, seed } = arguments;
+        shared.metrics.fleet_actor.reset();
+        let myself = Mailbox::new(myself, &shared.metrics.fleet_actor);
         let nodes = Arc::new(nodes(myself.clone()));
         let core = FleetCore::new(shared.options.clone(), seed);
         let reconciling = Arc::new(Reconciling::new(Arc::clone(&nodes), myself.clone()));
@@ -102,10 +108,12 @@ impl Actor for FleetActor {
 
     async fn handle(
         &self,
-        myself: ActorRef<FleetMessage>,
+        _: ActorRef<FleetMessage>,
         message: FleetMessage,
         state: &mut FleetState,
     ) -> Result<(), ActorProcessingErr> {
+        state.shared.metrics.fleet_actor.taken();
+        let myself = state.nodes.actor.clone();
         let now = state.now();
         // A heartbeat only moves deadlines back: the armed timer finds that out by itself.
         let quiet = matches!(message, FleetMessage::Event(Event::Heard(_)));
@@ -190,7 +198,7 @@ impl Actor for FleetActor {
 
     async fn handle_supervisor_evt(
         &self,
-        myself: ActorRef<FleetMessage>,
+        _: ActorRef<FleetMessage>,
         event: SupervisionEvent,
         state: &mut FleetState,
     ) -> Result<(), ActorProcessingErr> {
@@ -201,13 +209,14 @@ impl Actor for FleetActor {
             let mut effects = Vec::new();
             state.core.stop_all(state.now(), cause, &mut effects);
             state.carry_out(effects);
+            let myself = state.nodes.actor.clone();
             state.go_on(&myself);
         }
         Ok(())
     }
 }
 
-async fn notices(nodes: Arc<Nodes>, actor: ActorRef<FleetMessage>) {
+async fn notices(nodes: Arc<Nodes>, actor: Mailbox<FleetMessage>) {
     let mut notices = nodes.adapter.notices(&nodes.shared.name);
     while let Some(notice) = notices.recv().await {
         let event = match notice {
@@ -220,7 +229,7 @@ async fn notices(nodes: Arc<Nodes>, actor: ActorRef<FleetMessage>) {
     }
 }
 
-async fn sweeps(actor: ActorRef<FleetMessage>) {
+async fn sweeps(actor: Mailbox<FleetMessage>) {
     let mut every = tokio::time::interval(SWEEP);
     loop {
         every.tick().await;
@@ -236,7 +245,7 @@ impl FleetState {
     }
 
     /// Waits for the next deadline, or ends where nothing is left to be waited for.
-    fn go_on(&mut self, myself: &ActorRef<FleetMessage>) {
+    fn go_on(&mut self, myself: &Mailbox<FleetMessage>) {
         if !self.core.is_stopping() || !self.core.is_empty() {
             return self.arm(myself);
         }
@@ -265,7 +274,7 @@ impl FleetState {
 
     /// Ends this actor and nothing else. It decides no more: what the ends of the sessions would
     /// say of the labors is not true of them.
-    fn leave(&mut self, reply: RpcReplyPort<()>, myself: &ActorRef<FleetMessage>) {
+    fn leave(&mut self, reply: RpcReplyPort<()>, myself: &Mailbox<FleetMessage>) {
         self.nodes.plane.hide(&self.shared);
         self.shared.leave();
         let nodes = Arc::clone(&self.nodes);
@@ -298,9 +307,8 @@ impl FleetState {
                 survivors.insert(life);
             }
             tracing::info!(labor = %life.labor, generation = life.generation.0, ?found, "a labor is taken over");
-            let payloads = Arc::clone(&self.shared.payloads);
-            let shared = LaborShared::new(life.labor, invited.is_some(), crate::random::u64(), payloads);
-            self.shared.labors.write().insert(life.labor, Arc::new(shared));
+            let shared = self.labor_shared(life.labor, invited.is_some());
+            self.shared.labors.write().insert(life.labor, shared);
             let unwanted = record.unwanted || embedded;
             self.nodes.records.seed(record);
             let effects = self.core.on_event(self.now(), Event::Adopted { life, found, unwanted, invited });
@@ -346,14 +354,17 @@ impl FleetState {
             _ => (last, random + 1),
         };
         let id = LaborId::new(self.last_id.0, self.last_id.1);
-        let payloads = Arc::clone(&self.shared.payloads);
-        let shared = LaborShared::new(id, invited, crate::random::u64(), payloads);
-        let shared = Arc::new(shared);
+        let shared = self.labor_shared(id, invited);
         self.shared.labors.write().insert(id, Arc::clone(&shared));
         Labor { shared }
     }
 
-    fn arm(&mut self, myself: &ActorRef<FleetMessage>) {
+    fn labor_shared(&self, id: LaborId, invited: bool) -> Arc<LaborShared> {
+        let (payloads, metrics) = (Arc::clone(&self.shared.payloads), Arc::clone(&self.shared.metrics));
+        Arc::new(LaborShared::new(id, invited, crate::random::u64(), payloads, metrics))
+    }
+
+    fn arm(&mut self, myself: &Mailbox<FleetMessage>) {
         let Some(next) = self.core.next_deadline() else { return };
         if self.armed.is_some_and(|armed| armed <= next && armed > self.now()) {
             return;
@@ -385,7 +396,10 @@ impl FleetState {
             };
             let for_tasks = effect.for_tasks(self.shared.options.requeue, places);
             match effect {
-                Effect::Provision(life) => provision.push(life),
+                Effect::Provision(life) => {
+                    one(&self.shared.metrics.starts);
+                    provision.push(life);
+                }
                 Effect::Terminate(life) => terminate.push(life),
                 Effect::Load(life, session) => self.load(life, session),
                 Effect::SendDrain(_, session) => {
@@ -409,6 +423,12 @@ impl FleetState {
                     }
                 }
                 Effect::Tell(happening) => {
+                    if let Happening::Terminated(_, cause, next) = &happening {
+                        self.shared.metrics.ends.add(cause.code());
+                        if matches!(next, WhatNext::Restart { .. }) {
+                            one(&self.shared.metrics.restarts);
+                        }
+                    }
                     if let Happening::Terminated(life, ..) = &happening
                         && let Some(labor) = self.shared.labor_or_ended(life.labor)
                     {

@@ -15,6 +15,7 @@ use super::{Fleet, FleetHandle, FleetShared};
 use crate::callbacks::{Overseer, Quiet};
 use crate::control_plane::{ControlPlane, ControlPlaneError};
 use crate::core::{Backoff, Deadlines, Escalation, Options, Requeue, Restart};
+use crate::mailbox::Mailbox;
 use crate::release::Release;
 use crate::tasks::{TaskError, Tasks};
 
@@ -225,14 +226,8 @@ impl<H: Overseer> FleetBuilder<H> {
             None => (ControlPlane::embedded().await?, true),
         };
         let release = self.release;
-        let shared = Arc::new(FleetShared::new(
-            name.clone(),
-            self.options,
-            release.clone(),
-            self.unsigned,
-            plane.payloads(),
-            plane.logs(),
-        ));
+        let shared =
+            Arc::new(FleetShared::new(name.clone(), self.options, release.clone(), self.unsigned, &plane));
         if !plane.reserve(&shared) {
             return Err(StartError::NameTaken(name));
         }
@@ -250,6 +245,8 @@ impl<H: Overseer> FleetBuilder<H> {
                 return Err(StartError::Tasks(error));
             }
         }
+        let records = Arc::new(RecordWriter::new());
+        let _ = shared.records.set(Arc::clone(&records));
         let (nodes_plane, nodes_shared) = (plane.clone(), Arc::clone(&shared));
         let (resources, release_keys, environment) = (self.resources, self.trust, self.environment);
         let nodes = Box::new(move |actor| Nodes {
@@ -262,12 +259,12 @@ impl<H: Overseer> FleetBuilder<H> {
             release_keys,
             environment,
             actor,
-            records: RecordWriter::new(),
+            records,
         });
         let arguments =
             FleetArguments { shared: Arc::clone(&shared), nodes, left, seed: crate::random::u64() };
         let actor = match FleetActor::spawn(None, FleetActor, arguments).await {
-            Ok((actor, _)) => actor,
+            Ok((actor, _)) => Mailbox::new(actor, &shared.metrics.fleet_actor),
             Err(error) => {
                 if let Some(tasks) = shared.tasks.get() {
                     tasks.stop().await;
@@ -282,7 +279,10 @@ impl<H: Overseer> FleetBuilder<H> {
         let started =
             HandlerActor::spawn_linked(None, HandlerActor::new(), arguments, handle.actor.get_cell()).await;
         match started {
-            Ok((handler, _)) => Ok(Fleet { handle, handler }),
+            Ok((handler, _)) => {
+                let handler = Mailbox::new(handler, &handle.shared.metrics.callbacks);
+                Ok(Fleet { handle, handler })
+            }
             Err(error) => {
                 handle.stop().await;
                 Err(StartError::Init(error.to_string()))

@@ -11,6 +11,8 @@ use super::{Fleet, FleetHandle};
 use crate::callbacks::{FleetEvent, Overseer};
 use crate::core::WhatNext;
 use crate::labor::Labor;
+use crate::mailbox::Mailbox;
+use crate::metrics::FleetMetrics;
 use crate::telemetry::Batch;
 
 /// Batches of telemetry that wait for `handle_telemetry`; then the oldest is dropped and its
@@ -32,6 +34,8 @@ pub(crate) enum Told {
 pub(crate) trait HandlerPort: Send + Sync {
     fn tell(&self, told: Told);
     fn telemetry(&self, labor: Labor, batch: &Batch);
+    /// Batches of telemetry that wait.
+    fn waiting_telemetry(&self) -> usize;
     /// What was told so far is still taken, then the callbacks end, also when `supervisor` has
     /// ended before.
     fn finish(&self, supervisor: ActorCell);
@@ -50,8 +54,8 @@ pub(crate) enum HandlerMessage<H> {
 }
 
 /// What waits beside the mailbox, so that it has a bound.
-#[derive(Default)]
 pub(crate) struct Waiting {
+    metrics: Arc<FleetMetrics>,
     telemetry: Mutex<TelemetryQueue>,
     /// Where the callbacks run.
     task: OnceLock<tokio::task::Id>,
@@ -74,6 +78,8 @@ impl Waiting {
             && let Some((_, oldest)) = queue.batches.pop_front()
         {
             queue.dropped += u64::from(oldest.count);
+            self.metrics.dropped.add_many("callbacks", u64::from(oldest.count));
+            self.metrics.queue_dropped.add("telemetry_callbacks");
         }
         queue.batches.push_back((labor, batch));
         !std::mem::replace(&mut queue.announced, true)
@@ -89,7 +95,7 @@ impl Waiting {
 }
 
 pub(crate) struct Port<H: Overseer> {
-    actor: ActorRef<HandlerMessage<H>>,
+    actor: Mailbox<HandlerMessage<H>>,
     waiting: Arc<Waiting>,
 }
 
@@ -104,6 +110,10 @@ impl<H: Overseer> HandlerPort for Port<H> {
         if self.waiting.push(labor, batch.clone()) {
             let _ = self.actor.cast(HandlerMessage::Telemetry);
         }
+    }
+
+    fn waiting_telemetry(&self) -> usize {
+        self.waiting.telemetry.lock().batches.len()
     }
 
     fn finish(&self, supervisor: ActorCell) {
@@ -148,7 +158,10 @@ impl<H: Overseer> Actor for HandlerActor<H> {
         myself: ActorRef<Self::Msg>,
         (mut handler, handle): Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let waiting = Arc::<Waiting>::default();
+        let metrics = Arc::clone(&handle.shared.metrics);
+        metrics.callbacks.reset();
+        let myself = Mailbox::new(myself, &metrics.callbacks);
+        let waiting = Arc::new(Waiting { metrics, telemetry: Mutex::default(), task: OnceLock::new() });
         let port = Port { actor: myself.clone(), waiting: Arc::clone(&waiting) };
         let _ = handle.shared.handler.set(Arc::new(port));
         let fleet = Fleet { handle, handler: myself };
@@ -158,11 +171,12 @@ impl<H: Overseer> Actor for HandlerActor<H> {
 
     async fn handle(
         &self,
-        myself: ActorRef<Self::Msg>,
+        _: ActorRef<Self::Msg>,
         message: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         let HandlerState { handler, fleet, waiting } = state;
+        waiting.metrics.callbacks.taken();
         waiting.task.get_or_init(tokio::task::id);
         match message {
             HandlerMessage::Visit(visit) => visit(handler),
@@ -178,7 +192,7 @@ impl<H: Overseer> Actor for HandlerActor<H> {
                 }
                 // Behind what else waits: a flood of telemetry delays nothing by more than a batch.
                 // At the end nothing comes in any more, and what is left is told here.
-                if !more || myself.cast(HandlerMessage::Telemetry).is_ok() {
+                if !more || fleet.handler.cast(HandlerMessage::Telemetry).is_ok() {
                     break;
                 }
             },

@@ -18,7 +18,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use overseer_adapter::NodeKey;
 use overseer_protocol::{Cause, FleetName, LaborId, LaborState, LogStream};
-use ractor::ActorRef;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, oneshot};
@@ -37,6 +36,7 @@ use crate::callbacks::{Overseer, Quiet};
 use crate::core::{AtCapacity, Event, Finding, Life, Pass};
 use crate::labor::{HistoryEntry, Labor, OpenCall, decode, encode};
 use crate::logs::{LogError, LogReader};
+use crate::mailbox::Mailbox;
 use crate::telemetry::Telemetry;
 
 /// The fleet has stopped.
@@ -134,7 +134,7 @@ pub struct Count {
 #[derive(Clone)]
 pub struct FleetHandle {
     pub(crate) shared: Arc<FleetShared>,
-    pub(crate) actor: ActorRef<FleetMessage>,
+    pub(crate) actor: Mailbox<FleetMessage>,
 }
 
 impl FleetHandle {
@@ -241,6 +241,12 @@ impl FleetHandle {
         self.shared.events.subscribe()
     }
 
+    /// For who was told by [`FleetHandle::events`] how many it has lost: counts them in the metrics.
+    pub fn count_lost_events(&self) -> impl Fn(u64) + Send + Sync + 'static + use<> {
+        let metrics = Arc::clone(&self.shared.metrics);
+        move |events| metrics.queue_dropped.add_many("event_subscribers", events)
+    }
+
     /// Telemetry of all labors from now on. One who reads too slowly loses its own.
     pub fn telemetry(&self) -> Telemetry {
         let receiver = self.shared.telemetry.subscribe();
@@ -249,7 +255,7 @@ impl FleetHandle {
             let (generation, next) = *labor.telemetry.lock();
             ((labor.id, generation), next)
         });
-        Telemetry::new(receiver, next.collect())
+        Telemetry::new(receiver, next.collect(), Arc::clone(&self.shared.metrics))
     }
 
     /// Follows a log stream from an offset on.
@@ -412,7 +418,7 @@ impl From<&NodeKey> for Life {
 /// [`FleetHandle::stop`].
 pub struct Fleet<H: Overseer = Quiet> {
     pub(crate) handle: FleetHandle,
-    pub(crate) handler: ActorRef<HandlerMessage<H>>,
+    pub(crate) handler: Mailbox<HandlerMessage<H>>,
 }
 
 impl<H: Overseer> Clone for Fleet<H> {
@@ -451,7 +457,10 @@ impl<H: Overseer> Fleet<H> {
     /// # Errors
     /// [`CastStateError`]; `visit` does not run then.
     pub fn cast_state(&self, visit: impl FnOnce(&mut H) + Send + 'static) -> Result<(), CastStateError> {
-        let place = Place::take(&self.shared.state_casts, WAITING_CASTS).ok_or(CastStateError::Full)?;
+        let place = Place::take(&self.shared.state_casts, WAITING_CASTS).ok_or_else(|| {
+            self.shared.metrics.refused.add("state_casts");
+            CastStateError::Full
+        })?;
         self.visit(Box::new(move |state| {
             drop(place);
             visit(state);

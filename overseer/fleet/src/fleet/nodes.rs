@@ -15,6 +15,7 @@ use crate::claims::{Claims, NewClaim, millis};
 use crate::control_plane::ControlPlane;
 use crate::core::{Event, Life};
 use crate::labor::LaborShared;
+use crate::mailbox::Mailbox;
 use crate::records::LaborRecord;
 use crate::store::{Operation, StoreError, Transaction};
 
@@ -32,8 +33,8 @@ pub(crate) struct Nodes {
     pub(crate) embedded: bool,
     /// The control plane was made for this fleet and ends with it.
     pub(crate) owns_plane: bool,
-    pub(crate) actor: ractor::ActorRef<FleetMessage>,
-    pub(crate) records: RecordWriter,
+    pub(crate) actor: Mailbox<FleetMessage>,
+    pub(crate) records: Arc<RecordWriter>,
 }
 
 /// How a life is claimed.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use overseer_protocol::{Cause, LaborState};
 use parking_lot::Mutex;
-use ractor::ActorRef;
 use tonic::Status;
 
 use super::FleetMessage;
@@ -14,6 +13,8 @@ use super::nodes::Nodes;
 use super::recovery::RecoveryError;
 use crate::core::{Care, Event, Finding, Inventory, Life, Pass, Reconciler};
 use crate::labor::LaborShared;
+use crate::mailbox::Mailbox;
+use crate::metrics::one;
 
 /// Records that are read at once.
 const PAGE: usize = 256;
@@ -21,14 +22,14 @@ const PAGE: usize = 256;
 /// The reconciler of one fleet.
 pub(crate) struct Reconciling {
     nodes: Arc<Nodes>,
-    actor: ActorRef<FleetMessage>,
+    actor: Mailbox<FleetMessage>,
     reconciler: Mutex<Reconciler>,
     /// One pass at a time.
     passing: tokio::sync::Mutex<()>,
 }
 
 impl Reconciling {
-    pub(crate) fn new(nodes: Arc<Nodes>, actor: ActorRef<FleetMessage>) -> Self {
+    pub(crate) fn new(nodes: Arc<Nodes>, actor: Mailbox<FleetMessage>) -> Self {
         let (reconciler, passing) = (Mutex::default(), tokio::sync::Mutex::default());
         Self { nodes, actor, reconciler, passing }
     }
@@ -57,6 +58,22 @@ impl Reconciling {
     /// One pass: acts on what was seen often enough.
     pub(crate) async fn pass(&self, force: bool) -> Result<Pass, RecoveryError> {
         let _alone = self.passing.lock().await;
+        let metrics = &self.nodes.shared.metrics;
+        let passed = self.pass_alone(force).await;
+        match &passed {
+            Ok(pass) => {
+                metrics.passes.add("done");
+                pass.found.iter().for_each(|finding| metrics.found(finding));
+                if pass.braked.is_some() {
+                    one(&metrics.brakes);
+                }
+            }
+            Err(_) => metrics.passes.add("failed"),
+        }
+        passed
+    }
+
+    async fn pass_alone(&self, force: bool) -> Result<Pass, RecoveryError> {
         let inventory = self.inventory().await?;
         let pass = self.reconciler.lock().pass(&inventory, &Care::default(), force);
         for finding in &pass.act {
@@ -132,7 +149,7 @@ impl Reconciling {
     }
 }
 
-async fn ask(actor: &ActorRef<FleetMessage>) -> Option<BTreeMap<Life, LaborState>> {
+async fn ask(actor: &Mailbox<FleetMessage>) -> Option<BTreeMap<Life, LaborState>> {
     let (send, receive) = ractor::concurrency::oneshot();
     actor.cast(FleetMessage::Lives(send.into())).ok()?;
     receive.await.ok()

@@ -63,6 +63,11 @@ impl RecordWriter {
         }
     }
 
+    /// Labors whose newest state is not written yet.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.lock().changes.len()
+    }
+
     /// Nothing is written before what is returned is dropped.
     pub(crate) async fn hold(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.writing.lock().await

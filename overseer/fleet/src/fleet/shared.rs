@@ -12,15 +12,19 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::handler::HandlerPort;
+use super::record_writer::RecordWriter;
 use crate::call::{CallError, CallOptions};
+use crate::control_plane::ControlPlane;
 use crate::core::{Life, Options};
 use crate::labor::{HistoryEntry, Labor, LaborShared, OpenCall, begin};
 use crate::logs::Logs;
+use crate::metrics::{FleetMetrics, one};
 use crate::payload::Payloads;
 use crate::release::Release;
 use crate::session::Session;
 use crate::tasks::Tasks;
 use crate::telemetry::{Batch, SUBSCRIBER_BATCHES};
+use crate::trace::FleetTracer;
 
 /// Labors that have ended whose history can still be read; the oldest go.
 const ENDED: usize = 1024;
@@ -51,6 +55,10 @@ pub(crate) struct FleetShared {
     pub(crate) tasks: OnceLock<Arc<Tasks>>,
     pub(crate) payloads: Arc<Payloads>,
     pub(crate) logs: Arc<Logs>,
+    pub(crate) metrics: Arc<FleetMetrics>,
+    pub(crate) tracer: Option<FleetTracer>,
+    /// None only while the fleet starts.
+    pub(crate) records: OnceLock<Arc<RecordWriter>>,
     /// Cancelled when the fleet is left: nothing of its labors is taken in any more.
     pub(crate) left: CancellationToken,
 }
@@ -61,10 +69,11 @@ impl FleetShared {
         options: Options,
         release: Option<Arc<Release>>,
         unsigned: bool,
-        payloads: Arc<Payloads>,
-        logs: Arc<Logs>,
+        plane: &ControlPlane,
     ) -> Self {
         Self {
+            metrics: plane.counters().fleet(&name),
+            tracer: plane.tracer().map(|tracer| FleetTracer::new(tracer.clone(), name.clone())),
             name,
             options,
             release,
@@ -81,8 +90,9 @@ impl FleetShared {
             events: broadcast::Sender::new(EVENTS),
             handler: OnceLock::new(),
             tasks: OnceLock::new(),
-            payloads,
-            logs,
+            payloads: plane.payloads(),
+            logs: plane.logs(),
+            records: OnceLock::new(),
             left: CancellationToken::new(),
         }
     }
@@ -205,8 +215,32 @@ impl FleetShared {
         in_turn.min_by_key(|s| s.load()).cloned()
     }
 
+    /// Calls that wait for a labor to become ready.
+    pub(crate) fn waiting_calls(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Casts to the state of the callbacks that wait.
+    pub(crate) fn waiting_casts(&self) -> usize {
+        self.state_casts.load(Ordering::Relaxed)
+    }
+
     /// Begins a call on the least loaded labor, waiting for one up to the queue deadline.
     pub(crate) async fn start_call(
+        &self,
+        method: &str,
+        payload: Bytes,
+        options: CallOptions,
+    ) -> Result<OpenCall, CallError> {
+        let traced = self.tracer.as_ref().zip(options.trace).map(|traced| (traced, SystemTime::now()));
+        let begun = self.find_labor(method, payload, options).await;
+        if let Some(((tracer, trace), since)) = traced {
+            tracer.queued(trace, since, method, begun.as_ref().err().map(ToString::to_string));
+        }
+        begun.inspect_err(|error| self.metrics.call_failed(error))
+    }
+
+    async fn find_labor(
         &self,
         method: &str,
         payload: Bytes,
@@ -219,7 +253,7 @@ impl FleetShared {
             if let Some(session) = self.least_loaded() {
                 let id = session.id;
                 options.queue = deadline.saturating_duration_since(Instant::now());
-                match begin(session, Arc::clone(&self.payloads), method, payload.clone(), options).await {
+                match self.begin(session, method, payload.clone(), options).await {
                     // It was lost between the choice and the sending: nothing has run, so another
                     // one may have it.
                     Err(CallError::LaborLost { .. }) => {
@@ -230,11 +264,24 @@ impl FleetShared {
                 }
             }
             let place = Place::take(&self.waiting, WAITING_CALLS);
-            let _place = place.ok_or(CallError::NoLabor { waited: Duration::ZERO })?;
+            let _place = place.ok_or_else(|| {
+                self.metrics.refused.add("calls_waiting");
+                CallError::NoLabor { waited: Duration::ZERO }
+            })?;
             if tokio::time::timeout_at(deadline, changed).await.is_err() {
                 return Err(CallError::NoLabor { waited });
             }
         }
+    }
+
+    async fn begin(
+        &self,
+        session: Arc<Session>,
+        method: &str,
+        payload: Bytes,
+        options: CallOptions,
+    ) -> Result<OpenCall, CallError> {
+        begin(session, Arc::clone(&self.payloads), &self.metrics, method, payload, options).await
     }
 
     /// Sends a message without an answer to the least loaded labor that takes it.
@@ -242,7 +289,10 @@ impl FleetShared {
         while let Some(session) = self.least_loaded() {
             match session.cast(method, payload.clone()) {
                 Err(CallError::LaborLost { .. }) => self.pass_by(session.id),
-                other => return other,
+                other => {
+                    self.metrics.cast(&other);
+                    return other;
+                }
             }
         }
         Err(CallError::NoLabor { waited: Duration::ZERO })
@@ -264,6 +314,12 @@ impl FleetShared {
             // Who sees that state finds its slot free.
             self.forget(life.labor);
         }
+        if let Some(Cause::HeartbeatLost { .. }) = &cause
+            && state == LaborState::Lost
+        {
+            one(&self.metrics.silences);
+        }
+        labor.pace.lock().enter(state, &self.metrics);
         let entry = labor.enter(life.generation, state, cause);
         match &entry.cause {
             Some(cause) => {

@@ -15,6 +15,7 @@ use crate::callbacks::FleetEvent;
 use crate::core::{Event, Life, TaskEvent};
 use crate::fleet::{FleetHandle, Told, left};
 use crate::labor::{Labor, LaborShared};
+use crate::metrics::one;
 use crate::session::{LaneStream, Session};
 use crate::telemetry::Batch;
 
@@ -39,7 +40,9 @@ impl SessionService for Gateway {
 
         let life = Life::of(&identity);
         let id = self.plane.next_session();
-        let session = Session::new(id, life, labor.task_prefix, Arc::clone(&labor.next_call), not_after);
+        let tracer = fleet.shared.tracer.clone();
+        let next_call = Arc::clone(&labor.next_call);
+        let session = Session::new(id, life, labor.task_prefix, next_call, not_after, tracer);
         let session = Arc::new(session);
         session.concurrency.store(hello.concurrency.max(1), Ordering::Relaxed);
         let options = &fleet.shared.options;
@@ -169,6 +172,7 @@ impl Attachment {
             report::Kind::Held(held) => self.held(held),
             report::Kind::Telemetry(telemetry) => self.telemetry(telemetry),
             report::Kind::Heartbeat(heartbeat) => {
+                one(&self.fleet.shared.metrics.heartbeats);
                 let lease_ms = self.fleet.shared.options.lease.as_millis() as u64;
                 self.session.order(order::Kind::Lease(proto::Lease { seq: heartbeat.seq, lease_ms }));
                 if self.pace.heard(Instant::now()) {
@@ -232,6 +236,7 @@ impl Attachment {
             let mut expected = self.labor.telemetry.lock();
             if expected.0 != generation {
                 *expected = (generation, 0);
+                self.labor.telemetry_dropped.store(0, Ordering::Relaxed);
             }
             let fresh = telemetry.first_seq >= expected.1;
             if fresh {
@@ -240,6 +245,13 @@ impl Attachment {
             fresh
         };
         if fresh {
+            let metrics = &self.fleet.shared.metrics;
+            metrics.records.fetch_add(u64::from(telemetry.count), Ordering::Relaxed);
+            metrics.record_bytes.fetch_add(telemetry.records.len() as u64, Ordering::Relaxed);
+            let before = self.labor.telemetry_dropped.swap(telemetry.dropped, Ordering::Relaxed);
+            if telemetry.dropped > before {
+                metrics.dropped.add_many("labor", telemetry.dropped - before);
+            }
             let batch = Batch {
                 labor: self.session.life.labor,
                 generation,

@@ -9,6 +9,7 @@ use super::Gateway;
 use super::peer::place;
 use crate::authority::{Authority, AuthorityError};
 use crate::core::{Event, Life};
+use crate::metrics::one;
 
 /// How long a labor's certificate is good; it is renewed well before.
 pub(super) const CERTIFICATE: Duration = Duration::from_secs(6 * 3600);
@@ -45,18 +46,23 @@ impl Refused {
 
 impl Gateway {
     async fn pair(&self, request: JoinRequest) -> Result<JoinResponse, Refused> {
+        let counters = self.plane.counters();
+        let count = |reason: &str| counters.refused.add(reason);
         let agreed = PROTOCOL.agree(request.versions).map_err(Status::failed_precondition);
-        let version = agreed.map_err(Refused::for_good)?;
+        let version = agreed.inspect_err(|_| count("version")).map_err(Refused::for_good)?;
         let unreadable = |what: &str, error: serde_json::Error| {
+            count("malformed");
             Refused::for_good(Status::invalid_argument(format!("the {what} cannot be read: {error}")))
         };
         let claim: Claim = serde_json::from_slice(&request.claim).map_err(|e| unreadable("claim", e))?;
         let facts: Facts = serde_json::from_slice(&request.facts).map_err(|e| unreadable("facts", e))?;
         // Before the claim is used up: one who can mend his request may come again.
         let key = Authority::check_request(&request.csr)
+            .inspect_err(|_| count("signing_request"))
             .map_err(|error| Refused::for_good(Status::invalid_argument(error.to_string())))?;
         let now = SystemTime::now();
         let identity = self.plane.claims().admit(&claim, key, now).await.map_err(|refused| {
+            count(refused.code());
             let why = format!("a claim was refused, of host {}: {refused}", facts.host);
             match refused.is_retryable() {
                 true => {
@@ -68,18 +74,22 @@ impl Gateway {
         })?;
         let fleet = self.plane.fleet(&identity.fleet);
         if fleet.is_none() && self.plane.may_come(&identity.fleet) {
+            count("fleet_not_there");
             // With the same key the claim is good again.
             let later = format!("fleet {} may still be started", identity.fleet);
             return Err(Refused::ToComeAgain(Status::unavailable(later)));
         }
         let labor = fleet.as_ref().and_then(|f| f.shared.present(identity.labor, identity.generation));
         let (Some(fleet), Some(labor)) = (fleet, labor) else {
+            count("life_over");
             // Its claim was good: it has to hear this each time, so that it ends.
             let over = Status::unauthenticated("the claim was made for a life that is over");
             return Err(Refused::ToComeAgain(over));
         };
         *labor.facts.write() = Some(facts.into());
-        let issued = self.certificate(&request.csr, &identity, now).map_err(Refused::ToComeAgain)?;
+        let issued = self.certificate(&request.csr, &identity, now);
+        let issued = issued.inspect_err(|_| count("signing_request")).map_err(Refused::ToComeAgain)?;
+        one(&counters.joined);
         fleet.event(Event::Joined(Life::of(&identity)));
         Ok(JoinResponse { version, identity: Some(issued) })
     }

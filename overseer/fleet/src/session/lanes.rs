@@ -75,6 +75,12 @@ impl Lanes {
         })
     }
 
+    /// Calls and casts that wait, and their bytes.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        let inner = self.inner.lock();
+        (inner.data.len(), inner.data_bytes)
+    }
+
     /// Takes a call back that has not gone yet; false when it has. Its cancel would overtake it,
     /// mean nothing to the labor, and let it run.
     pub(crate) fn withdraw(&self, call: u64) -> bool {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use lanes::NotQueued;
 pub(crate) use lanes::{LaneStream, Lanes};
 use overseer_protocol::proto::{self, Call, CallResult, Cancel, Order, call_result, order};
-use overseer_protocol::{Attempt, CallErrorCode, Cause, INLINE_PAYLOAD, SessionId, TaskId};
+use overseer_protocol::{Attempt, CallErrorCode, Cause, INLINE_PAYLOAD, SessionId, TaskId, TraceContext};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
@@ -19,6 +19,7 @@ use tonic::Status;
 use crate::call::{Bound, CallError, CallOptions};
 use crate::core::Life;
 use crate::payload::{Kept, Payloads};
+use crate::trace::{FleetTracer, InFlight};
 
 /// Most calls that one session has open.
 pub(crate) const MAX_CALLS: usize = 8192;
@@ -41,6 +42,7 @@ struct Pending {
     /// No answer can come after this.
     expires: Option<Instant>,
     waits: Duration,
+    trace: Option<Box<InFlight>>,
 }
 
 /// What a call carries.
@@ -66,6 +68,7 @@ pub(crate) struct TaskCall {
     pub(crate) method: String,
     pub(crate) body: Body,
     pub(crate) run: Option<Duration>,
+    pub(crate) trace: Option<TraceContext>,
 }
 
 /// One attachment of a labor.
@@ -80,6 +83,7 @@ pub(crate) struct Session {
     next_call: Arc<AtomicU64>,
     open_calls: AtomicUsize,
     calls: Mutex<Calls>,
+    tracer: Option<FleetTracer>,
     /// When the newest certificate of the labor runs out, and the session with it.
     pub(crate) valid_until: watch::Sender<SystemTime>,
 }
@@ -96,6 +100,7 @@ impl Session {
         task_prefix: u64,
         next_call: Arc<AtomicU64>,
         valid_until: SystemTime,
+        tracer: Option<FleetTracer>,
     ) -> Self {
         Self {
             id,
@@ -106,6 +111,7 @@ impl Session {
             next_call,
             open_calls: AtomicUsize::new(0),
             calls: Mutex::new(Calls::Open(HashMap::new())),
+            tracer,
             valid_until: watch::Sender::new(valid_until),
         }
     }
@@ -126,6 +132,11 @@ impl Session {
         self.open_calls.load(Ordering::Relaxed)
     }
 
+    /// Calls without an answer.
+    pub(crate) fn open(&self) -> usize {
+        self.open_calls.load(Ordering::Relaxed)
+    }
+
     /// Sends a call; `reply` gets exactly one answer.
     ///
     /// # Errors
@@ -138,11 +149,15 @@ impl Session {
         reply: Reply,
     ) -> Result<u64, CallError> {
         let id = self.next_call.fetch_add(1, Ordering::Relaxed);
+        let tracer = self.tracer.as_ref().zip(options.trace);
+        let trace = tracer.and_then(|(tracer, parent)| tracer.call(parent, self.life.labor, method));
+        let options = CallOptions { trace: trace.as_ref().map(|t| t.run()).or(options.trace), ..options };
         let expires = options.run.map(|run| options.queue.saturating_add(run).saturating_add(MARGIN));
         let pending = Pending {
             reply: Some(reply),
             expires: expires.and_then(|e| Instant::now().checked_add(e)),
             waits: expires.unwrap_or_default(),
+            trace,
         };
         // Its answer may come as soon as it is queued.
         match &mut *self.calls.lock() {
@@ -187,6 +202,7 @@ impl Session {
             task: Bytes::copy_from_slice(&task.task.to_bytes()),
             attempt: task.attempt.0,
             cast: false,
+            traceparent: traceparent(task.trace),
         })
     }
 
@@ -209,6 +225,7 @@ impl Session {
             task: Bytes::new(),
             attempt: ONLY.0,
             cast,
+            traceparent: traceparent(options.trace),
         })
     }
 
@@ -248,6 +265,10 @@ impl Session {
 
     /// An answer came. One that nobody waits for is dropped.
     pub(crate) fn finish(&self, result: CallResult, payloads: &Arc<Payloads>) {
+        let (reply, trace) = self.pending(result.id).map_or((None, None), |p| (p.reply, p.trace));
+        if let Some(trace) = trace {
+            trace.answered(&result);
+        }
         let answer = match result.outcome {
             Some(call_result::Outcome::Ok(bytes)) => Ok(Answer::Inline(bytes)),
             Some(call_result::Outcome::OkBlob(digest)) => match payloads.accept(&digest) {
@@ -259,17 +280,21 @@ impl Session {
                 Err(CallError::Codec { what: "result", reason: "the labor sent an empty outcome".into() })
             }
         };
-        if let Some(reply) = self.take(result.id) {
+        if let Some(reply) = reply {
             let _ = reply.send(answer);
         }
     }
 
     fn take(&self, call: u64) -> Option<Reply> {
+        self.pending(call)?.reply
+    }
+
+    fn pending(&self, call: u64) -> Option<Pending> {
         match &mut *self.calls.lock() {
             Calls::Open(open) => {
                 let pending = open.remove(&call);
                 self.open_calls.store(open.len(), Ordering::Relaxed);
-                pending.and_then(|p| p.reply)
+                pending
             }
             Calls::Closed(_) => None,
         }
@@ -320,6 +345,10 @@ impl Session {
     }
 }
 
+fn traceparent(trace: Option<TraceContext>) -> String {
+    trace.map_or_else(String::new, |trace| trace.to_string())
+}
+
 fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX).max(1)
 }
@@ -340,7 +369,7 @@ mod tests {
 
     fn session() -> Session {
         let life = Life { labor: LaborId::new(1, 1), generation: Generation::FIRST };
-        Session::new(SessionId(1), life, 7, Arc::default(), SystemTime::now())
+        Session::new(SessionId(1), life, 7, Arc::default(), SystemTime::now(), None)
     }
 
     fn call(session: &Session) -> (u64, oneshot::Receiver<Result<Answer, CallError>>) {

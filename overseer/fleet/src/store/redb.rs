@@ -33,6 +33,7 @@ use self::leases::Leases;
 use self::log::{Log, LogBounds};
 use self::queue::{Queue, Request};
 use self::writer::Writer;
+use crate::metrics::{StoreMetrics, StoreNow};
 use crate::store::{
     Change, Clock, Entry, LeaseId, MonotonicClock, Outcome, Revision, Store, StoreError, Transaction,
 };
@@ -97,6 +98,7 @@ pub struct RedbStore {
     queue: Arc<Queue>,
     clock: Arc<dyn Clock>,
     writer: Option<JoinHandle<()>>,
+    metrics: Arc<StoreMetrics>,
 }
 
 /// What readers, watches and the writer share.
@@ -149,6 +151,12 @@ impl RedbStore {
     /// Any [`StoreError`].
     pub fn schema(&self) -> Result<(u64, u64), StoreError> {
         Ok((self.shared.read(tables::read_schema)?, tables::SCHEMA))
+    }
+
+    /// What was counted, and what waits.
+    pub(crate) fn metrics(&self) -> StoreNow<'_> {
+        let (waiting, bytes) = self.queue.waiting();
+        StoreNow { metrics: &self.metrics, waiting, bytes }
     }
 
     /// Lets the store look at its clock now. Needed only with a clock that jumps.
@@ -212,7 +220,7 @@ impl RedbStore {
             database: RwLock::new(Ok(opened.database)),
             published: tokio::sync::watch::Sender::new(Some(opened.state.revision)),
         });
-        let queue = Arc::new(Queue::new());
+        let (queue, metrics) = (Arc::new(Queue::new()), Arc::<StoreMetrics>::default());
         let writer = Writer {
             shared: shared.clone(),
             queue: queue.clone(),
@@ -220,6 +228,7 @@ impl RedbStore {
             state: opened.state,
             leases,
             troubled: false,
+            metrics: metrics.clone(),
         };
         let thread = std::thread::Builder::new().name("store".into()).spawn(move || writer.run()).map_err(
             |error| StoreError::NotWritable {
@@ -227,7 +236,7 @@ impl RedbStore {
                 reason: format!("no thread can be started: {error}"),
             },
         )?;
-        Ok(Self { shared, queue, clock: options.clock, writer: Some(thread) })
+        Ok(Self { shared, queue, clock: options.clock, writer: Some(thread), metrics })
     }
 }
 

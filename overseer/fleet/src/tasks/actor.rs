@@ -1,7 +1,7 @@
 //! The shell around [`TaskCore`]: feeds events in, carries effects out, and waits for nothing.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::at_work::{Admission, Admitted, AtWork, Payload};
 use super::record::{AttemptEnd, Content, TaskRecord};
 use super::retention;
 use super::storage::{Change, TaskStorage};
@@ -22,9 +23,12 @@ use super::{MAX_TASK_BYTES, MAX_TASKS, SubmitError, TaskError};
 use crate::claims::millis;
 use crate::core::{Backoff, Life, Millis, TaskCore, TaskCount, TaskEffect, TaskEvent};
 use crate::fleet::{FleetShared, Stopped};
+use crate::mailbox::Mailbox;
+use crate::metrics::{FleetMetrics, Stage};
 use crate::payload::Payloads;
 use crate::session::{Body, TaskCall};
 use crate::store::Revision;
+use crate::trace::{FleetTracer, run_of_attempt};
 
 /// Until a result that could not be kept is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -41,45 +45,18 @@ pub(crate) enum TaskMessage {
     /// Told when the task is over, or is not known here.
     Wait(TaskId, oneshot::Sender<()>),
     Count(oneshot::Sender<TaskCount>),
-}
-
-/// A payload of a task that is at work, and its place among those that may be.
-pub(crate) struct AtWork {
-    payload: Payload,
-    _place: Admitted,
-}
-
-#[derive(Clone)]
-enum Payload {
-    Inline(Bytes),
-    Blob(String),
-}
-
-/// How much is at work.
-#[derive(Default)]
-struct Admission {
-    tasks: AtomicUsize,
-    bytes: AtomicUsize,
-}
-
-/// A place among the tasks that are at work, given back when dropped.
-pub(crate) struct Admitted {
-    admission: Arc<Admission>,
-    bytes: usize,
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        self.admission.tasks.fetch_sub(1, Ordering::Relaxed);
-        self.admission.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
+    /// An answer has come, of which spans are made.
+    Seen(TaskId, Box<CallResult>),
 }
 
 /// The way to the tasks of one fleet.
 pub(crate) struct Tasks {
     pub(crate) storage: TaskStorage,
-    actor: ActorRef<TaskMessage>,
+    actor: Mailbox<TaskMessage>,
     admission: Arc<Admission>,
+    metrics: Arc<FleetMetrics>,
+    /// Spans are recorded.
+    traced: bool,
     writer: Mutex<Option<JoinHandle<()>>>,
     retention: JoinHandle<()>,
 }
@@ -93,17 +70,22 @@ impl Tasks {
     ) -> Result<Self, TaskError> {
         let found = storage.load().await?;
         let (send, changes) = mpsc::unbounded_channel();
-        let arguments = TasksArguments { shared: Arc::downgrade(shared), changes: send, backoff };
+        let (metrics, keep) = (Arc::clone(&shared.metrics), shared.options.task_retention);
+        let (tracer, shared) = (shared.tracer.clone(), Arc::downgrade(shared));
+        let traced = tracer.is_some();
+        let arguments =
+            TasksArguments { shared, metrics: Arc::clone(&metrics), tracer, changes: send, backoff };
         let spawned = TasksActor::spawn(None, TasksActor, arguments).await;
         let (actor, _) = spawned.map_err(|_| Stopped)?;
+        let actor = Mailbox::new(actor, &metrics.task_actor);
         let tell = actor.clone();
         let writer = tokio::spawn(writer::run(storage.clone(), changes, move |written| {
             // An actor that has stopped decides no more.
             let _ = tell.cast(TaskMessage::Written(written));
         }));
-        let retention = tokio::spawn(retention::run(storage.clone(), shared.options.task_retention));
+        let retention = tokio::spawn(retention::run(storage.clone(), keep));
         let (admission, writer) = (Arc::default(), Mutex::new(Some(writer)));
-        let tasks = Self { storage, actor, admission, writer, retention };
+        let tasks = Self { storage, actor, admission, metrics, traced, writer, retention };
         for (record, revision, payload) in found {
             let place = tasks.place(payload.as_ref().map_or(0, Bytes::len));
             tasks.known(record, revision, payload.unwrap_or_default(), place);
@@ -117,27 +99,38 @@ impl Tasks {
             return Err(Stopped.into());
         }
         let place = self.place(if bytes <= super::storage::INLINE { bytes } else { 0 });
-        let tasks = self.admission.tasks.load(Ordering::Relaxed);
-        let held = self.admission.bytes.load(Ordering::Relaxed);
+        let (tasks, held) = self.admission.now();
         match tasks <= MAX_TASKS && held <= MAX_TASK_BYTES {
             true => Ok(place),
-            false => Err(SubmitError::Full { tasks: tasks - 1, bytes: held - place.bytes }),
+            false => {
+                self.metrics.refused.add("tasks");
+                Err(SubmitError::Full { tasks: tasks - 1, bytes: held - place.bytes })
+            }
         }
     }
 
+    /// Tasks that are at work, and bytes of their payloads.
+    pub(crate) fn admitted(&self) -> (usize, usize) {
+        self.admission.now()
+    }
+
+    /// A task that was submitted just now.
+    pub(super) fn submitted(&self, record: TaskRecord, revision: Revision, payload: Bytes, place: Admitted) {
+        self.metrics.transitions.add(Stage::Queued.name());
+        self.known(record, revision, payload, place);
+    }
+
     fn place(&self, bytes: usize) -> Admitted {
-        self.admission.tasks.fetch_add(1, Ordering::Relaxed);
-        self.admission.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Admitted { admission: Arc::clone(&self.admission), bytes }
+        Admitted::take(&self.admission, bytes)
     }
 
     /// A task that is stored is at work from now on.
-    pub(super) fn known(&self, record: TaskRecord, revision: Revision, payload: Bytes, place: Admitted) {
+    fn known(&self, record: TaskRecord, revision: Revision, payload: Bytes, place: Admitted) {
         let payload = match &record.payload {
             Content::Store { .. } => Payload::Inline(payload),
             Content::Blob { digest, .. } => Payload::Blob(digest.clone()),
         };
-        let held = AtWork { payload, _place: place };
+        let held = AtWork::new(payload, &record.state, place);
         let _ = self.actor.cast(TaskMessage::Known(Box::new(record), revision, held));
     }
 
@@ -166,6 +159,9 @@ impl Tasks {
             return;
         };
         let attempt = Attempt(result.attempt);
+        if self.traced {
+            let _ = self.actor.cast(TaskMessage::Seen(task, Box::new(result.clone())));
+        }
         let end = match result.outcome {
             Some(call_result::Outcome::Ok(bytes)) => return self.keep(life, task, attempt, bytes),
             Some(call_result::Outcome::OkBlob(digest)) => match payloads.accept(&digest) {
@@ -223,7 +219,7 @@ fn agent_fault(message: &str) -> AttemptEnd {
 /// Keeps a large result, however long the disk takes: the agent has it until then.
 async fn keep(
     storage: TaskStorage,
-    actor: ActorRef<TaskMessage>,
+    actor: Mailbox<TaskMessage>,
     life: Life,
     task: TaskId,
     attempt: Attempt,
@@ -247,6 +243,8 @@ pub(crate) struct TasksActor;
 pub(crate) struct TasksArguments {
     /// The fleet holds the tasks, not the other way round.
     shared: Weak<FleetShared>,
+    metrics: Arc<FleetMetrics>,
+    tracer: Option<FleetTracer>,
     changes: mpsc::UnboundedSender<Change>,
     backoff: Backoff,
 }
@@ -254,6 +252,9 @@ pub(crate) struct TasksArguments {
 pub(crate) struct TasksState {
     core: TaskCore,
     shared: Weak<FleetShared>,
+    metrics: Arc<FleetMetrics>,
+    tracer: Option<FleetTracer>,
+    myself: Mailbox<TaskMessage>,
     changes: mpsc::UnboundedSender<Change>,
     held: HashMap<TaskId, AtWork>,
     /// Results whose record is being written.
@@ -270,11 +271,18 @@ impl Actor for TasksActor {
 
     async fn pre_start(
         &self,
-        _: ActorRef<TaskMessage>,
+        myself: ActorRef<TaskMessage>,
         arguments: TasksArguments,
     ) -> Result<TasksState, ActorProcessingErr> {
-        let TasksArguments { shared, changes, backoff } = arguments;
+        let TasksArguments { shared, metrics, tracer, changes, backoff } = arguments;
+        metrics.task_actor.reset();
+        for gauge in [&metrics.queued, &metrics.running, &metrics.task_writes] {
+            gauge.store(0, Ordering::Relaxed);
+        }
         Ok(TasksState {
+            myself: Mailbox::new(myself, &metrics.task_actor),
+            metrics,
+            tracer,
             core: TaskCore::new(backoff, crate::random::u64()),
             shared,
             changes,
@@ -288,10 +296,11 @@ impl Actor for TasksActor {
 
     async fn handle(
         &self,
-        myself: ActorRef<TaskMessage>,
+        _: ActorRef<TaskMessage>,
         message: TaskMessage,
         state: &mut TasksState,
     ) -> Result<(), ActorProcessingErr> {
+        state.metrics.task_actor.taken();
         match message {
             TaskMessage::Event(event) => {
                 if event == TaskEvent::Tick {
@@ -299,7 +308,8 @@ impl Actor for TasksActor {
                 }
                 state.event(event);
             }
-            TaskMessage::Known(record, revision, held) => {
+            TaskMessage::Known(record, revision, mut held) => {
+                held.begin(&record, &state.metrics, state.tracer.as_ref());
                 state.held.insert(record.task, held);
                 state.event(TaskEvent::Known(record, revision));
             }
@@ -314,9 +324,11 @@ impl Actor for TasksActor {
                 }
             }
             TaskMessage::Written(Written::Stored(task, revision)) => {
+                state.metrics.task_writes.fetch_sub(1, Ordering::Relaxed);
                 state.event(TaskEvent::Stored(task, revision));
             }
             TaskMessage::Written(Written::Foreign(task)) => {
+                state.metrics.task_writes.fetch_sub(1, Ordering::Relaxed);
                 // Whoever changed it has taken over the fleet: what we know is of no use any more.
                 tracing::error!(%task, "the task was changed by another server; it is left to that one");
             }
@@ -329,9 +341,14 @@ impl Actor for TasksActor {
                 }
                 None => drop(reply.send(())),
             },
+            TaskMessage::Seen(task, result) => {
+                if let Some(held) = state.held.get_mut(&task) {
+                    held.answered(&result);
+                }
+            }
             TaskMessage::Count(reply) => drop(reply.send(state.core.count())),
         }
-        state.arm(&myself);
+        state.arm();
         Ok(())
     }
 }
@@ -342,14 +359,14 @@ impl TasksState {
         millis + at.elapsed().as_millis() as u64
     }
 
-    fn arm(&mut self, myself: &ActorRef<TaskMessage>) {
+    fn arm(&mut self) {
         let now = self.now();
         let Some(next) = self.core.next_deadline(now) else { return };
         if self.armed.is_some_and(|armed| armed <= next && armed > now) {
             return;
         }
         self.armed = Some(next);
-        let (at, actor) = (Duration::from_millis(next.saturating_sub(now)), myself.clone());
+        let (at, actor) = (Duration::from_millis(next.saturating_sub(now)), self.myself.clone());
         tokio::spawn(async move {
             tokio::time::sleep(at).await;
             let _ = actor.cast(TaskMessage::Event(TaskEvent::Tick));
@@ -371,6 +388,10 @@ impl TasksState {
         match effect {
             TaskEffect::Store(record, revision) => {
                 let result = self.results.get(&record.task).filter(|_| record.is_over()).cloned();
+                if let Some(held) = self.held.get_mut(&record.task) {
+                    held.enter(&record, &self.metrics, self.tracer.as_ref());
+                }
+                self.metrics.task_writes.fetch_add(1, Ordering::Relaxed);
                 // The writer ends after us.
                 let _ = self.changes.send(Change { record, revision, result });
             }
@@ -415,7 +436,9 @@ impl TasksState {
             Payload::Inline(bytes) => Body::Inline(bytes.clone()),
             Payload::Blob(digest) => Body::Blob(digest.clone()),
         };
-        let call = TaskCall { task, attempt, method: record.method.clone(), body, run: record.run() };
+        let trace = run_of_attempt(record, attempt, self.tracer.is_some());
+        let (method, run) = (record.method.clone(), record.run());
+        let call = TaskCall { task, attempt, method, body, run, trace };
         session.send_task(call).inspect_err(|error| tracing::debug!(%task, %error, "not sent")).is_ok()
     }
 

@@ -2,6 +2,7 @@
 //! attached to again.
 
 mod actor;
+mod at_work;
 mod keys;
 mod options;
 mod record;

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use overseer_protocol::TraceContext;
+
 use super::SubmitError;
 use super::record::Retry;
 
@@ -18,6 +20,8 @@ pub struct TaskOptions {
     pub queue: Option<Duration>,
     /// Longest run of one attempt; none: for ever.
     pub run: Option<Duration>,
+    /// The span that its attempts are children of, where somebody traces it.
+    pub trace: Option<TraceContext>,
 }
 
 impl TaskOptions {
@@ -39,6 +43,13 @@ impl TaskOptions {
     #[must_use]
     pub fn queue(mut self, queue: impl Into<Option<Duration>>) -> Self {
         self.queue = queue.into();
+        self
+    }
+
+    /// Traced as a child of this span, or not.
+    #[must_use]
+    pub fn trace(mut self, trace: impl Into<Option<TraceContext>>) -> Self {
+        self.trace = trace.into();
         self
     }
 

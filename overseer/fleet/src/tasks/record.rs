@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use overseer_protocol::{Attempt, CallErrorCode, Cause, FleetName, Generation, LaborId, TaskId};
+use overseer_protocol::{
+    Attempt, CallErrorCode, Cause, FleetName, Generation, LaborId, TaskId, TraceContext,
+};
 use serde::{Deserialize, Serialize};
 
 /// Attempts whose end a record keeps; the oldest go.
@@ -31,6 +33,9 @@ pub struct TaskRecord {
     /// Longest run of one attempt, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_ms: Option<u64>,
+    /// The span that its attempts are children of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceContext>,
     /// When it was taken.
     pub submitted_ms: u64,
     /// Attempts begun so far.
@@ -296,6 +301,7 @@ impl TaskRecord {
             retry,
             queue_until_ms: None,
             run_ms: None,
+            trace: None,
             submitted_ms: now_ms,
             attempts: 0,
             charged: 0,

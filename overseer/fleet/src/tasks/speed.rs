@@ -33,6 +33,7 @@ fn record(n: usize, state: TaskState) -> TaskRecord {
         retry: Retry::default(),
         queue_until_ms: None,
         run_ms: None,
+        trace: None,
         submitted_ms: 1_700_000_000_000,
         attempts: 1,
         charged: 0,

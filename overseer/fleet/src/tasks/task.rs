@@ -120,6 +120,7 @@ impl FleetHandle {
             key,
             queue_until_ms: options.queue.map(|queue| now_ms.saturating_add(queue.as_millis() as u64)),
             run_ms: options.run.map(|run| run.as_millis() as u64),
+            trace: options.trace,
             ..record
         };
         // A client that goes away meanwhile does not leave a task that nobody works on.
@@ -129,7 +130,7 @@ impl FleetHandle {
                 Ok(match tasks.storage.submit(&record, &payload).await? {
                     Submitted::New(revision) => {
                         let id = record.task;
-                        tasks.known(record, revision, payload, place);
+                        tasks.submitted(record, revision, payload, place);
                         id
                     }
                     Submitted::Known(id) => id,

@@ -88,6 +88,7 @@ pub(crate) const RULES: &[Rule] = &[
     row("/overseer.control.v1.Logs/Streams", VIEWER, Scope::Fleets, Record::Nothing),
     row("/overseer.control.v1.Logs/Read", VIEWER, Scope::Fleets, Record::Nothing),
     row("/overseer.control.v1.Server/Info", VIEWER, Scope::Fleets, Record::Nothing),
+    row("/overseer.control.v1.Server/Metrics", VIEWER, Scope::Server, Record::Nothing),
     row("/overseer.control.v1.Server/Reload", ADMIN, Scope::Server, Record::Each),
     row("/overseer.control.v1.Tokens/Create", ADMIN, Scope::Server, Record::Each),
     row("/overseer.control.v1.Tokens/List", ADMIN, Scope::Server, Record::Nothing),

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use overseer::trace::TraceContext;
 use overseer::{CallError, CallOptions, Fleet};
 use tonic::{Request, Response, Status};
 
 use super::fleets::labor_id;
 use super::status::{call_failed, refuse};
 use super::{Service, caller, proto};
+use crate::access::Caller;
 use crate::audit::record::Asked;
 use crate::serve::slot::unknown_labor;
 
@@ -24,8 +26,12 @@ fn options(request: &proto::CallRequest) -> CallOptions {
     options
 }
 
-async fn call(fleet: &Fleet, request: proto::CallRequest) -> Result<proto::CallResponse, Status> {
-    let options = options(&request);
+async fn call(
+    fleet: &Fleet,
+    request: proto::CallRequest,
+    trace: Option<TraceContext>,
+) -> Result<proto::CallResponse, Status> {
+    let options = options(&request).trace(trace);
     let failed = |error: CallError| call_failed(&error);
     let open = match &request.labor {
         None => fleet.start_call(&request.method, request.payload, options).await,
@@ -41,20 +47,33 @@ async fn call(fleet: &Fleet, request: proto::CallRequest) -> Result<proto::CallR
     Ok(proto::CallResponse { result, labor, task })
 }
 
+impl Service {
+    async fn call_in(
+        &self,
+        caller: &Caller,
+        request: proto::CallRequest,
+        trace: Option<TraceContext>,
+    ) -> Result<proto::CallResponse, Status> {
+        let _entered = self.server.gate.enter().map_err(refuse)?;
+        let slot = self.seen(caller).fleet(&request.fleet);
+        let fleet = slot.and_then(|slot| slot.fleet()).map_err(refuse)?;
+        let asked = Asked::of(&request.fleet).with("method", &request.method);
+        self.access.audit.call(caller, asked).await.map_err(refuse)?;
+        // A client that goes away drops this, which cancels the call.
+        call(&fleet, request, trace).await
+    }
+}
+
 #[tonic::async_trait]
 impl proto::calls_server::Calls for Service {
     async fn call(
         &self,
         request: Request<proto::CallRequest>,
     ) -> Result<Response<proto::CallResponse>, Status> {
-        let _entered = self.server.gate.enter().map_err(refuse)?;
+        let span = self.trace(&request, "overseer.control.v1.Calls/Call");
         let caller = caller::of(&request)?;
-        let request = request.into_inner();
-        let slot = self.seen(&caller).fleet(&request.fleet);
-        let fleet = slot.and_then(|slot| slot.fleet()).map_err(refuse)?;
-        let asked = Asked::of(&request.fleet).with("method", &request.method);
-        self.access.audit.call(&caller, asked).await.map_err(refuse)?;
-        // A client that goes away drops this, which cancels the call.
-        call(&fleet, request).await.map(Response::new)
+        let answer = self.call_in(&caller, request.into_inner(), span.context()).await;
+        span.end(&answer);
+        answer.map(Response::new)
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use overseer::metrics::Format;
 use overseer_protocol::Endpoint;
 use tonic::{Request, Response, Status};
 
@@ -40,7 +41,17 @@ impl proto::server_server::Server for Service {
             on_stop: server.config.read().on_stop.name().to_owned(),
             fleets,
             control: server.control.get().map(ToString::to_string),
+            metrics: server.metrics.get().map(ToString::to_string),
         }))
+    }
+
+    async fn metrics(
+        &self,
+        request: Request<proto::MetricsRequest>,
+    ) -> Result<Response<proto::MetricsResponse>, Status> {
+        let format = if request.into_inner().openmetrics { Format::OpenMetrics } else { Format::Prometheus };
+        let text = self.server.plane.metrics().text(format);
+        Ok(Response::new(proto::MetricsResponse { content_type: format.content_type().to_owned(), text }))
     }
 
     async fn reload(

@@ -11,6 +11,7 @@ pub(crate) mod status;
 mod task_record;
 mod tasks;
 mod tokens;
+mod trace;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use self::proto::logs_server::LogsServer;
 use self::proto::server_server::ServerServer;
 use self::proto::tasks_server::TasksServer;
 use self::proto::tokens_server::TokensServer;
+pub(crate) use self::trace::TRACEPARENT;
 use crate::access::{Access, AccessLayer, Way};
 use crate::audit::log::Open;
 use crate::audit::outcome;

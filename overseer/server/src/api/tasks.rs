@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use overseer::tasks::TaskRecord;
+use overseer::trace::TraceContext;
 use overseer::{SubmitError, Task, TaskError, TaskId, TaskOptions};
 use overseer_protocol::{IdError, MAX_PAYLOAD};
 use tokio::sync::mpsc;
@@ -70,14 +71,41 @@ impl Service {
         let task = fleet.task(record.task).await.map_err(|error| task_failed(&error))?;
         Ok((task, record))
     }
+
+    async fn submit_in(
+        &self,
+        caller: &Caller,
+        mut pieces: Streaming<proto::SubmitRequest>,
+        trace: Option<TraceContext>,
+    ) -> Result<proto::SubmitResponse, Status> {
+        use proto::submit_request::What;
+        let _entered = self.server.gate.enter().map_err(refuse)?;
+        let first = pieces.message().await?.and_then(|first| first.what);
+        let Some(What::Task(mut task)) = first else {
+            return Err(refuse(order("the first message says what it is")));
+        };
+        let options = options(&mut task, trace).map_err(refuse)?;
+        let slot = self.seen(caller).fleet(&task.fleet);
+        let fleet = slot.and_then(|slot| slot.fleet()).map_err(refuse)?;
+        let payload = payload(&mut pieces).await?.freeze();
+        let asked = Asked::of(&task.fleet).with("method", &task.method);
+        let asked = asked.with_some("key", options.key.as_deref()).with("bytes", payload.len());
+        let entry = self.record_use(caller, asked).await?;
+        let submitted = fleet.submit_bytes(&task.method, payload, options).await;
+        let submitted = submitted.map(|task| task.id().to_string()).map_err(|error| submit_failed(&error));
+        entry.end_soon(&outcome(&submitted), submitted.as_deref().ok());
+        let id = submitted?;
+        Ok(proto::SubmitResponse { task: id, fleet: fleet.name().to_string() })
+    }
 }
 
-fn options(task: &mut proto::NewTask) -> Result<TaskOptions, Failure> {
+fn options(task: &mut proto::NewTask, trace: Option<TraceContext>) -> Result<TaskOptions, Failure> {
     Ok(TaskOptions {
         key: task.key.take(),
         retry: task_record::rule(task.retry.take())?,
         queue: task.queue_ms.map(Duration::from_millis),
         run: task.run_ms.map(Duration::from_millis),
+        trace,
     })
 }
 
@@ -133,26 +161,11 @@ impl proto::tasks_server::Tasks for Service {
         &self,
         request: Request<Streaming<proto::SubmitRequest>>,
     ) -> Result<Response<proto::SubmitResponse>, Status> {
-        use proto::submit_request::What;
-        let _entered = self.server.gate.enter().map_err(refuse)?;
+        let span = self.trace(&request, "overseer.control.v1.Tasks/Submit");
         let caller = caller::of(&request)?;
-        let mut pieces = request.into_inner();
-        let first = pieces.message().await?.and_then(|first| first.what);
-        let Some(What::Task(mut task)) = first else {
-            return Err(refuse(order("the first message says what it is")));
-        };
-        let options = options(&mut task).map_err(refuse)?;
-        let slot = self.seen(&caller).fleet(&task.fleet);
-        let fleet = slot.and_then(|slot| slot.fleet()).map_err(refuse)?;
-        let payload = payload(&mut pieces).await?.freeze();
-        let asked = Asked::of(&task.fleet).with("method", &task.method);
-        let asked = asked.with_some("key", options.key.as_deref()).with("bytes", payload.len());
-        let entry = self.record_use(&caller, asked).await?;
-        let submitted = fleet.submit_bytes(&task.method, payload, options).await;
-        let submitted = submitted.map(|task| task.id().to_string()).map_err(|error| submit_failed(&error));
-        entry.end_soon(&outcome(&submitted), submitted.as_deref().ok());
-        let id = submitted?;
-        Ok(Response::new(proto::SubmitResponse { task: id, fleet: fleet.name().to_string() }))
+        let answer = self.submit_in(&caller, request.into_inner(), span.context()).await;
+        span.end(&answer);
+        answer.map(Response::new)
     }
 
     async fn list(

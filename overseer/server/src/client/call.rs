@@ -6,6 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::payload::{self, ArgumentArgs, ResultDocument};
+use super::trace::CommandSpan;
 use super::{Channel, Common, millis};
 use crate::api::proto::calls_client::CallsClient;
 use crate::api::proto::{CallRequest, CallResponse};
@@ -78,7 +79,9 @@ pub(super) async fn run(args: &CallArgs, request: CallRequest, channel: Channel)
     let mut client = CallsClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    let response = client.call(request).await.map_err(|status| status::understand(&status))?;
+    let span = CommandSpan::begin("overseer call");
+    let answer = client.call(span.request(request)).await.map_err(|status| status::understand(&status));
+    let response = span.end(answer).await?;
     let CallResponse { result, labor, task } = response.into_inner();
     if args.common.json {
         let result = ResultDocument::of(&result, args.argument.raw);

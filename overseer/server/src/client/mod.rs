@@ -12,6 +12,7 @@ mod server;
 mod submit;
 mod task;
 mod token;
+mod trace;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -81,7 +82,10 @@ pub(crate) fn logs(args: LogsArgs) -> Result<Exit, Failure> {
 
 /// Runs `overseer status`.
 pub(crate) fn status(args: StatusArgs) -> Result<Exit, Failure> {
-    ask(&args.common, async |channel| server::status(channel, args.common.json).await)
+    ask(&args.common, async |channel| match args.metrics {
+        true => server::metrics(channel, args.common.json).await,
+        false => server::status(channel, args.common.json).await,
+    })
 }
 
 /// Runs `overseer authority …`.

@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::fleet::{FleetDocument, fleet_table};
 use super::{Channel, Common};
+use crate::api::MAX_MESSAGE;
 use crate::api::proto::server_client::ServerClient;
-use crate::api::proto::{InfoRequest, ReloadRequest};
+use crate::api::proto::{InfoRequest, MetricsRequest, MetricsResponse, ReloadRequest};
 use crate::api::status::understand;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -18,12 +19,16 @@ use crate::table::{Cell, render};
 const STATUS_EXAMPLES: &str = "\
 Examples:
   overseer status
+  overseer status --metrics
   overseer status --json | jq '.fleets[] | select(.ready < .wanted)'";
 
 /// Shows the server that runs, and its fleets
 #[derive(Debug, Args)]
 #[command(after_help = STATUS_EXAMPLES)]
 pub(crate) struct StatusArgs {
+    /// Print its metrics instead, as Prometheus reads them
+    #[arg(long)]
+    pub(crate) metrics: bool,
     #[command(flatten)]
     pub(crate) common: Common,
 }
@@ -55,8 +60,30 @@ struct Info {
     listen: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     control: Option<String>,
+    metrics: Option<String>,
     on_stop: String,
     fleets: Vec<FleetDocument>,
+}
+
+/// `status --metrics --json`.
+#[derive(Serialize)]
+struct MetricsDocument {
+    content_type: String,
+    text: String,
+}
+
+/// Prints what the server has counted.
+pub(super) async fn metrics(channel: Channel, json: bool) -> Result<Exit, Failure> {
+    // Some kilobytes for each fleet.
+    let mut client = ServerClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    let response = client.metrics(MetricsRequest::default()).await;
+    let MetricsResponse { content_type, text } = response.map_err(|s| understand(&s))?.into_inner();
+    if json {
+        output::json(&MetricsDocument { content_type, text });
+    } else {
+        Target::Stdout.write(&text);
+    }
+    Ok(Exit::Passed)
 }
 
 /// `reload --json`.
@@ -86,6 +113,7 @@ pub(super) async fn status(channel: Channel, json: bool) -> Result<Exit, Failure
         socket: info.socket,
         listen: info.listen,
         control: info.control.map(|control| format!("https://{control}")),
+        metrics: info.metrics,
         on_stop: info.on_stop,
         fleets: info.fleets.into_iter().map(FleetDocument::from).collect(),
     };
@@ -103,6 +131,9 @@ pub(super) async fn status(channel: Channel, json: bool) -> Result<Exit, Failure
     ];
     if let Some(listen) = info.listen {
         rows.push(("listen", listen));
+    }
+    if let Some(metrics) = info.metrics {
+        rows.push(("metrics", format!("http://{metrics}/metrics")));
     }
     if let Some(control) = info.control {
         rows.push(("control", control));

@@ -7,6 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::payload::ArgumentArgs;
+use super::trace::CommandSpan;
 use super::{Channel, Common, millis, task};
 use crate::api::PIECE;
 use crate::api::proto::submit_request::What;
@@ -121,7 +122,9 @@ pub(super) async fn run(
     channel: Channel,
 ) -> Result<Exit, Failure> {
     let mut client = TasksClient::new(channel);
-    let stored = client.submit(tokio_stream::iter(requests)).await.map_err(|s| understand(&s))?;
+    let span = CommandSpan::begin("overseer submit");
+    let stored = client.submit(span.request(tokio_stream::iter(requests))).await;
+    let stored = span.end(stored.map_err(|s| understand(&s))).await?;
     let SubmitResponse { task, fleet } = stored.into_inner();
     if args.wait {
         // Who is interrupted can still attach to it.

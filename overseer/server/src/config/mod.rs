@@ -21,6 +21,7 @@ pub(crate) use self::plan::{FleetPlan, Plan};
 use self::source::Source;
 use self::table::Table;
 use crate::failure::Failure;
+use crate::otlp::Collector;
 
 /// A configuration with every key, explained.
 pub(crate) const EXAMPLE: &str = include_str!("example.toml");
@@ -67,6 +68,10 @@ pub(crate) struct ServerConfig {
     pub(crate) control_identity: Option<IdentityFiles>,
     /// Names of the server in a certificate of its own authority.
     pub(crate) control_names: Vec<String>,
+    /// Where metrics are served.
+    pub(crate) metrics: Option<SocketAddr>,
+    /// Where spans go.
+    pub(crate) otlp: Option<Collector>,
     pub(crate) on_stop: OnStop,
     /// How long open requests may take when the server stops.
     pub(crate) grace: Duration,
@@ -139,12 +144,36 @@ impl Config {
             server.listen = Some(address);
         }
         control::read(table, base, &mut server)?;
+        server.metrics = metrics(table)?;
+        if let Some(text) = table.text("otlp", "\"http://127.0.0.1:4317\"")? {
+            let collector = Collector::parse(&text.value).map_err(|message| {
+                table.wrong("otlp", &text.span, message, "write otlp = \"http://127.0.0.1:4317\"")
+            })?;
+            server.otlp = Some(collector);
+        }
         let choices = [("keep", OnStop::Keep), ("end", OnStop::End)];
         server.on_stop = table.choice("on_stop", &choices)?.unwrap_or(server.on_stop);
         server.grace = table.duration("grace")?.map_or(server.grace, |g| g.value);
         table.finish()?;
         Ok(server)
     }
+}
+
+/// Where metrics are served. Anybody who can connect there reads them, so an address that others
+/// reach has to be asked for.
+fn metrics(table: &Table<'_, '_>) -> Result<Option<SocketAddr>, Failure> {
+    let open = table.flag("metrics_open")?.unwrap_or(false);
+    let Some(text) = table.text("metrics", "\"127.0.0.1:9464\"")? else { return Ok(None) };
+    let address: SocketAddr = text.value.parse().map_err(|_| {
+        let message = format!("{:?} is not an address and a port", text.value);
+        table.wrong("metrics", &text.span, message, "write metrics = \"127.0.0.1:9464\"")
+    })?;
+    if !address.ip().is_loopback() && !open {
+        let message = format!("{} can be reached by others, and metrics are shown to anybody", address.ip());
+        let help = "write metrics = \"127.0.0.1:9464\", or add metrics_open = true if that is meant";
+        return Err(table.wrong("metrics", &text.span, message, help));
+    }
+    Ok(Some(address))
 }
 
 impl Default for ServerConfig {
@@ -156,6 +185,8 @@ impl Default for ServerConfig {
             control: None,
             control_identity: None,
             control_names: Vec::new(),
+            metrics: None,
+            otlp: None,
             on_stop: OnStop::Keep,
             grace: Duration::from_secs(10),
         }
@@ -172,6 +203,8 @@ impl ServerConfig {
             ("control", self.control != other.control),
             ("control_cert", self.control_identity != other.control_identity),
             ("control_names", self.control_names != other.control_names),
+            ("metrics", self.metrics != other.metrics),
+            ("otlp", self.otlp != other.otlp),
         ];
         all.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }

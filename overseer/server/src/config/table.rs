@@ -159,6 +159,15 @@ impl<'a, 'i> Table<'a, 'i> {
         Err(self.wrong(key, &value.span(), format!("there is no `{key}` called {text:?}"), help))
     }
 
+    /// True or false.
+    pub(super) fn flag(&self, key: &'static str) -> Result<Option<bool>, Failure> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        match value.get_ref() {
+            DeValue::Boolean(flag) => Ok(Some(*flag)),
+            _ => Err(self.expected(key, value, "true or false", format!("write {key} = true"))),
+        }
+    }
+
     /// A whole number within a range.
     pub(super) fn count(
         &self,

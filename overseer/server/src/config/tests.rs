@@ -20,7 +20,7 @@ fn the_example_is_a_configuration_and_says_the_defaults() {
             format!("{}\n", key.unwrap_or(line))
         })
         .collect();
-    assert!(uncommented.lines().filter(|line| line.contains(" = ")).count() == 24, "{uncommented}");
+    assert!(uncommented.lines().filter(|line| line.contains(" = ")).count() == 26, "{uncommented}");
     let said = parse(&uncommented).unwrap();
     assert_eq!(said.server, config.server);
     let name: FleetName = "web".parse().unwrap();
@@ -34,7 +34,7 @@ fn what_a_file_says_is_what_is_read() {
     let config = parse(
         "[server]\ndata = \"state\"\nsocket = \"/run/o/c.sock\"\nlisten = \"127.0.0.1:0\"\n\
          control = \"[::1]:7401\"\ncontrol_cert = \"tls/c.pem\"\ncontrol_key = \"/k.pem\"\non_stop = \"end\"\n\
-         grace = \"1m 30s\"\n[fleets.web]\nadapter = \"local\"\nrelease = \"../web.release\"\ntrust = [\"a.pub\"]\n\
+         grace = \"1m 30s\"\nmetrics = \"0.0.0.0:9464\"\nmetrics_open = true\n[fleets.web]\nadapter = \"local\"\nrelease = \"../web.release\"\ntrust = [\"a.pub\"]\n\
          unsigned = \"allow\"\nlabors = 3\nmax_labors = 5\nrestart = \"temporary\"\nheartbeat = \"2s\"\n\
          silence = \"6s\"\nlease = \"1m\"\ngrace = \"7s\"\nescalation = \"stop_fleet\"\n\
          intensity = { restarts = 2, period = \"10s\" }\ndeadlines = { stop = \"9s\" }\n\
@@ -48,6 +48,7 @@ fn what_a_file_says_is_what_is_read() {
     let files = config.server.control_identity.as_ref().unwrap();
     assert_eq!(files.certificate, Path::new("/etc/overseer/tls/c.pem"));
     assert_eq!(files.key, Path::new("/k.pem"));
+    assert_eq!(config.server.metrics, Some(([0, 0, 0, 0], 9464).into()));
     let web = config.fleets.values().next().unwrap();
     assert_eq!(web.release.value, Path::new("/etc/overseer/../web.release"));
     assert_eq!((web.labors, web.options.max_nodes, web.unsigned), (3, 5, true));
@@ -135,6 +136,18 @@ fn every_key_that_is_wrong_is_shown_with_what_would_be_right() {
         ("[server]\ndata = 1", 5, Some("server.data"), "config.value", "/var/lib/overseer"),
         ("[server]\nsocket = []", 5, Some("server.socket"), "config.value", "control.sock"),
         ("[server]\nlisten = 7400", 5, Some("server.listen"), "config.value", "0.0.0.0:7400"),
+        ("[server]\nmetrics = 9464", 5, Some("server.metrics"), "config.value", "127.0.0.1:9464"),
+        ("[server]\nmetrics = \"localhost\"", 5, Some("server.metrics"), "config.value", "127.0.0.1:9464"),
+        ("[server]\nmetrics = \"[::]:1\"", 5, Some("server.metrics"), "config.value", "metrics_open = true"),
+        ("[server]\nmetrics_open = 1", 5, Some("server.metrics_open"), "config.value", "metrics_open = true"),
+        (
+            "[server]\notlp = \"localhost:4317\"",
+            5,
+            Some("server.otlp"),
+            "config.value",
+            "http://127.0.0.1:4317",
+        ),
+        ("[server]\notlp = \"https://x:1\"", 5, Some("server.otlp"), "config.value", "http://127.0.0.1:4317"),
         ("[server]\nlisten = \"localhost\"", 5, Some("server.listen"), "config.value", "0.0.0.0:7400"),
         ("[server]\ncontrol = 7401", 5, Some("server.control"), "config.value", "0.0.0.0:7401"),
         ("[server]\ncontrol = \"7401\"", 5, Some("server.control"), "config.value", "[::]:7401"),

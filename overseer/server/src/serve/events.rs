@@ -57,11 +57,15 @@ impl EventLog {
     /// Keeps what a fleet tells from now on, until it ends.
     pub(crate) fn record(self: &std::sync::Arc<Self>, fleet: &FleetHandle) {
         let (mut events, log) = (fleet.events(), std::sync::Arc::clone(self));
+        let count_lost = fleet.count_lost_events();
         tokio::spawn(async move {
             loop {
                 match events.recv().await {
                     Ok(entry) => log.push(entry),
-                    Err(RecvError::Lagged(events)) => log.skip(events),
+                    Err(RecvError::Lagged(events)) => {
+                        count_lost(events);
+                        log.skip(events);
+                    }
                     Err(RecvError::Closed) => return,
                 }
             }

@@ -4,6 +4,7 @@ pub(crate) mod control;
 pub(crate) mod desired;
 pub(crate) mod events;
 pub(crate) mod gate;
+mod metrics;
 mod notify;
 pub(crate) mod places;
 pub(crate) mod reload;

@@ -8,11 +8,11 @@ use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::Start;
 use super::control::ControlTcp;
 use super::notify::{self, ServiceManager};
 use super::server::Server;
 use super::socket::ControlSocket;
+use super::{Start, metrics};
 use crate::access::Access;
 use crate::access::tokens::Tokens;
 use crate::api::Api;
@@ -21,6 +21,7 @@ use crate::audit::log::AuditLog;
 use crate::audit::record;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::otlp::{Collector, Exporting};
 use crate::output::{self, Target};
 
 /// How long connections may take to close once no request is open.
@@ -53,7 +54,13 @@ pub(super) fn serve(start: Start) -> Result<Exit, Failure> {
 async fn start_and_stop(start: Start) -> Result<Exit, Failure> {
     let mut signals = Signals::listen()?;
     let Start { config_path, plan, data, socket, json } = start;
+    let collector = match &plan.server.otlp {
+        Some(collector) => Some(collector.clone()),
+        None => Collector::from_environment()?,
+    };
+    let exporting = collector.map(|collector| Exporting::start(&collector, "overseer")).transpose()?;
     let mut builder = ControlPlane::builder().data_directory(&data).served(true);
+    builder = builder.tracer(exporting.as_ref().map(|exporting| exporting.tracer.clone()));
     if let Some(address) = plan.server.listen {
         builder = builder.listen(address);
     }
@@ -72,6 +79,9 @@ async fn start_and_stop(start: Start) -> Result<Exit, Failure> {
         let _ = server.control.set(address);
     }
     let (api, health) = Api::new(Arc::clone(&server), Arc::clone(&access)).await?;
+    if let Some(address) = plan.server.metrics {
+        metrics::serve(&server, address).await?;
+    }
     let (hang_up, hung_up) = oneshot::channel();
     let mut listening = tokio::spawn(api.serve(listener, tcp, hung_up));
     let keeping_up = Arc::clone(&access);
@@ -123,6 +133,9 @@ async fn start_and_stop(start: Start) -> Result<Exit, Failure> {
     }
     if tokio::time::timeout(HANG_UP, server.plane.shutdown()).await.is_err() {
         tracing::warn!("connections of labors did not close in time; they are cut off");
+    }
+    if let Some(exporting) = exporting {
+        exporting.end().await;
     }
     outcome
 }

@@ -27,6 +27,8 @@ pub(crate) struct Server {
     /// Where the control API listens over TCP, if it does.
     pub(crate) control: OnceLock<SocketAddr>,
     pub(crate) started: Instant,
+    /// Where metrics are served, once they are.
+    pub(crate) metrics: OnceLock<SocketAddr>,
     pub(super) manager: ServiceManager,
     /// One reload at a time.
     pub(super) reloading: tokio::sync::Mutex<()>,
@@ -52,6 +54,7 @@ impl Server {
             socket,
             control: OnceLock::new(),
             started: Instant::now(),
+            metrics: OnceLock::new(),
             manager,
             reloading: tokio::sync::Mutex::default(),
             fleets: RwLock::default(),

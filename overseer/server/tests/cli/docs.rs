@@ -37,3 +37,10 @@ fn every_error_code_and_event_is_documented() {
         assert!(readme.contains(&format!("| `{event}` |")), "{event}");
     }
 }
+
+#[test]
+fn the_table_of_metrics_is_the_one_in_the_code() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let table = overseer::metrics::markdown();
+    assert!(readme.contains(&table), "README.md should have this table:\n{table}");
+}

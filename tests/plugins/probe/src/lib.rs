@@ -108,6 +108,7 @@ impl Plugin for Probe {
                 let all: std::collections::BTreeMap<_, _> = std::env::vars().collect();
                 return encode(&all);
             }
+            "trace" => return encode(&context.trace()),
             "directory" => return encode(&(context.directory(), std::env::current_dir()?)),
             "stdin" => return encode(&std::io::read_to_string(std::io::stdin())?),
             "sockets" => return encode(&faults::sockets_of_a_child()?),

@@ -128,6 +128,12 @@ impl Queue {
         Work::Group(std::mem::take(&mut state.waiting))
     }
 
+    /// Requests that wait, and bytes of room that is taken.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        let free = self.room.available_permits();
+        (self.state.lock().waiting.len(), (ROOM - free.min(ROOM)) * 1024)
+    }
+
     /// Lets the writer look at the time.
     pub(super) fn wake(&self) {
         self.state.lock().woken = true;

@@ -2,13 +2,14 @@
 //! own compares in order, commits once, and then answers everyone.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::apply::{self, Applied, Progress};
 use super::leases::Leases;
 use super::queue::{Queue, Queued, Request, Work};
 use super::tables::{State, Tables};
+use crate::metrics::{StoreMetrics, one};
 use crate::store::{Clock, LeaseId, Outcome, Revision, StoreError};
 
 /// How long the writer waits before it tries a failed disk again when nobody asks.
@@ -23,6 +24,7 @@ pub(super) struct Writer {
     pub(super) leases: Leases,
     /// The last turn could not write.
     pub(super) troubled: bool,
+    pub(super) metrics: Arc<StoreMetrics>,
 }
 
 /// A group that is in the file.
@@ -100,7 +102,10 @@ impl Writer {
         match written {
             Ok(written) => self.succeed(requests, written),
             // Leases that ran out have ended for everyone; their keys go when the disk works.
-            Err(error) => requests.into_iter().for_each(|r| r.refuse(error.clone())),
+            Err(error) => {
+                self.metrics.transactions.add_many("failed", requests.len() as u64);
+                requests.into_iter().for_each(|r| r.refuse(error.clone()));
+            }
         }
     }
 
@@ -146,8 +151,13 @@ impl Writer {
         written.progress.state.commit += 1;
         tables.set_state(written.progress.state).map_err(before)?;
         drop(tables);
+        let begun = Instant::now();
         match write.commit() {
-            Ok(()) => Ok(written),
+            Ok(()) => {
+                self.metrics.commit.observe(begun.elapsed());
+                one(&self.metrics.commits);
+                Ok(written)
+            }
             Err(error) => Err(Failure::During(fault(error.into()), Box::new(written))),
         }
     }
@@ -200,6 +210,11 @@ impl Writer {
             // A caller that has gone needs no answer.
             match (request, verdict) {
                 (Request::Transact(_, answer), Verdict::Transacted(outcome)) => {
+                    self.metrics.transactions.add(match &outcome {
+                        Ok(Outcome::Committed(_)) => "committed",
+                        Ok(Outcome::Conflict(_)) => "conflict",
+                        Err(_) => "failed",
+                    });
                     let _ = answer.send(outcome);
                 }
                 (Request::Grant(ttl, answer), Verdict::Granted(lease)) => {
