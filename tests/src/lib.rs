@@ -3,12 +3,14 @@
 // A test says what it expects by panicking.
 #![allow(clippy::unwrap_used)]
 
+pub mod kill_at_write;
 pub mod memory;
 pub mod node;
 pub mod peer;
 pub mod processes;
 pub mod proxy;
 pub mod raw;
+pub mod scene;
 pub mod simulation;
 pub mod small_disk;
 pub mod written;

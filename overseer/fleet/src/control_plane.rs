@@ -82,6 +82,16 @@ pub struct ControlPlaneBuilder {
     directory: Option<PathBuf>,
     tcp: Option<SocketAddr>,
     served: bool,
+    layer: Option<StoreLayer>,
+}
+
+/// Puts another store in front of the one in the data directory.
+struct StoreLayer(Box<dyn FnOnce(Arc<dyn Store>) -> Arc<dyn Store> + Send>);
+
+impl std::fmt::Debug for StoreLayer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StoreLayer")
+    }
 }
 
 impl ControlPlaneBuilder {
@@ -107,6 +117,17 @@ impl ControlPlaneBuilder {
         self
     }
 
+    /// Everything reads and writes the store through what `layer` makes of it, which may count,
+    /// measure, or fail. Called once, when the control plane starts.
+    #[must_use]
+    pub fn store_layer(
+        mut self,
+        layer: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store> + Send + 'static,
+    ) -> Self {
+        self.layer = Some(StoreLayer(Box::new(layer)));
+        self
+    }
+
     /// Opens the state and listens.
     ///
     /// # Errors
@@ -118,7 +139,10 @@ impl ControlPlaneBuilder {
         };
         let payloads = Arc::new(Payloads::open(&data.path().join("payloads")).await?);
         let logs = Arc::new(Logs::open(&data.path().join("logs")));
-        let store: Arc<dyn Store> = data.store();
+        let store: Arc<dyn Store> = match self.layer {
+            Some(StoreLayer(layer)) => layer(data.store()),
+            None => data.store(),
+        };
         let now = SystemTime::now();
         let authority = Authority::load_or_create(&*store, now).await?;
         let server = authority.server_identity(&[], SERVER_CERTIFICATE, now)?;

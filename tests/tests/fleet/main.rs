@@ -7,6 +7,7 @@ mod cut_off;
 mod disks;
 mod ends;
 mod huge;
+mod kills;
 mod leaves;
 mod logs;
 mod orphans;
