@@ -4,15 +4,20 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod kill_at_write;
+pub mod load;
 pub mod memory;
+pub mod namespaces;
 pub mod node;
 pub mod peer;
 pub mod processes;
 pub mod proxy;
 pub mod raw;
 pub mod scene;
+pub mod seats;
 pub mod simulation;
 pub mod small_disk;
+pub mod steps;
+pub mod task_load;
 pub mod written;
 
 mod fleet;

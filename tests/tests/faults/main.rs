@@ -2,18 +2,14 @@
 //! no slot is left. `FAULT_SEED=n` plays the same faults again.
 #![allow(clippy::unwrap_used)]
 
-mod load;
-mod steps;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use overseer::Quiet;
+use overseer_tests::load::Load;
 use overseer_tests::proxy::Cables;
+use overseer_tests::steps::{Kind, Random, Steps};
 use overseer_tests::{TestFleet, builder, eventually, labor, processes, within};
-
-use crate::load::Load;
-use crate::steps::{Kind, Random, Steps};
 
 const LABORS: usize = 4;
 const STEPS: usize = 200;
