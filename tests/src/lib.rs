@@ -3,6 +3,7 @@
 // A test says what it expects by panicking.
 #![allow(clippy::unwrap_used)]
 
+pub mod handed;
 pub mod kill_at_write;
 pub mod load;
 pub mod memory;
@@ -14,6 +15,7 @@ pub mod proxy;
 pub mod raw;
 pub mod scene;
 pub mod seats;
+pub mod simulated;
 pub mod simulation;
 pub mod small_disk;
 pub mod steps;
