@@ -3,6 +3,7 @@
 
 mod api;
 mod commands;
+mod deaf;
 mod lifecycle;
 mod mistakes;
 #[path = "../shared/ran.rs"]

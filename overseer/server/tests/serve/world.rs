@@ -192,6 +192,11 @@ impl Serving {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
     /// Waits for its end; the exit code, -1 for a signal.
     pub(crate) fn end(&mut self) -> i32 {
         let mut code = None;
