@@ -10,6 +10,7 @@ mod huge;
 mod kills;
 mod leaves;
 mod logs;
+mod old_life;
 mod orphans;
 mod owner;
 mod payloads;
