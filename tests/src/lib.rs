@@ -3,6 +3,7 @@
 // A test says what it expects by panicking.
 #![allow(clippy::unwrap_used)]
 
+pub mod cable;
 pub mod handed;
 pub mod kill_at_write;
 pub mod load;
@@ -18,6 +19,7 @@ pub mod seats;
 pub mod simulated;
 pub mod simulation;
 pub mod small_disk;
+pub mod soak;
 pub mod steps;
 pub mod task_load;
 pub mod written;
