@@ -30,7 +30,7 @@ impl Kind {
 /// Numbers that a seed gives again.
 pub struct Random {
     seed: u64,
-    state: u64,
+    chance: overseer::core::Random,
 }
 
 impl Random {
@@ -47,8 +47,7 @@ impl Random {
     /// Of this seed.
     pub fn new(seed: u64) -> Self {
         // A seed of nothing but small bits would give small numbers first.
-        let state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        Self { seed, state }
+        Self { seed, chance: overseer::core::Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)) }
     }
 
     /// What gives them again.
@@ -57,16 +56,13 @@ impl Random {
     }
 
     /// The next one.
-    pub fn next(&mut self) -> u64 {
-        self.state ^= self.state << 13;
-        self.state ^= self.state >> 7;
-        self.state ^= self.state << 17;
-        self.state
+    pub fn bits(&mut self) -> u64 {
+        self.chance.bits()
     }
 
     /// The next one below this.
     pub fn below(&mut self, bound: usize) -> usize {
-        ((self.next() >> 32) as usize) % bound
+        ((self.bits() >> 32) as usize) % bound
     }
 }
 
@@ -87,7 +83,7 @@ impl Steps {
     /// One fault on a labor that is ready; false when it found nothing to hit.
     pub async fn take(&self, kind: Kind, random: &mut Random) -> bool {
         let luck = random.below(3);
-        let pick = random.next() as usize;
+        let pick = random.bits() as usize;
         if luck == 0 {
             self.thaw();
         }

@@ -98,7 +98,7 @@ async fn submit_on(shared: Arc<Shared>, mut random: Random) -> Vec<Given> {
     while !shared.over.load(Ordering::SeqCst) {
         let number = shared.next.fetch_add(1, Ordering::SeqCst);
         let payload = serde_json::to_vec(&(shared.mark(number), random.below(100))).unwrap();
-        let never_twice = number % 3 == 0;
+        let never_twice = number.is_multiple_of(3);
         let retry = if never_twice { Retry::never() } else { Retry::default() };
         let options = TaskOptions::default().retry(retry);
         let task = shared.fleet.submit_bytes("mark", payload, options).await.unwrap();

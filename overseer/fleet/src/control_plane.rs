@@ -86,7 +86,9 @@ pub struct ControlPlaneBuilder {
 }
 
 /// Puts another store in front of the one in the data directory.
-struct StoreLayer(Box<dyn FnOnce(Arc<dyn Store>) -> Arc<dyn Store> + Send>);
+struct StoreLayer(Box<Layer>);
+
+type Layer = dyn FnOnce(Arc<dyn Store>) -> Arc<dyn Store> + Send;
 
 impl std::fmt::Debug for StoreLayer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -97,7 +97,7 @@ impl Books {
     pub(super) fn open(link: &Arc<Link>, marks: PathBuf, clients: usize, random: &mut Random) -> Self {
         let (next, over) = (AtomicU64::new(0), AtomicBool::new(false));
         let shared = Arc::new(Shared { link: Arc::clone(link), marks, next, over });
-        let mut seed = || Random::new(random.next());
+        let mut seed = || Random::new(random.bits());
         let tasks = (0..clients).map(|_| give(Arc::clone(&shared), seed())).collect();
         let calls = (0..clients).map(|_| call(Arc::clone(&shared), seed())).collect();
         Self { shared, tasks, calls }

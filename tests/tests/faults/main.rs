@@ -32,7 +32,7 @@ async fn no_fault_loses_a_call_doubles_one_or_leaves_anything_behind() {
         .silence(ms(700))
         .grace(ms(700));
     let (fleet, _) = TestFleet::with(builder, LABORS).await;
-    let load = Load::start(&fleet, CALLERS, random.next());
+    let load = Load::start(&fleet, CALLERS, random.bits());
     let steps = Steps::new(&fleet, cables);
     let mut hits: BTreeMap<Kind, usize> = BTreeMap::new();
     for _ in 0..STEPS {
