@@ -3,6 +3,6 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto/overseer.proto");
     let files = protox::compile(["overseer.proto"], ["proto"])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(files)?;
+    tonic_prost_build::configure().bytes(".").codec_path("crate::Codec").compile_fds(files)?;
     Ok(())
 }

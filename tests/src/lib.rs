@@ -3,16 +3,27 @@
 // A test says what it expects by panicking.
 #![allow(clippy::unwrap_used)]
 
+pub mod cable;
+pub mod handed;
+pub mod kill_at_write;
+pub mod load;
 pub mod memory;
+pub mod namespaces;
 pub mod node;
 pub mod peer;
 pub mod processes;
 pub mod prometheus;
 pub mod proxy;
 pub mod raw;
+pub mod scene;
+pub mod seats;
 pub mod served;
+pub mod simulated;
 pub mod simulation;
 pub mod small_disk;
+pub mod soak;
+pub mod steps;
+pub mod task_load;
 pub mod written;
 
 mod fleet;

@@ -6,6 +6,7 @@
 mod bootstrap;
 mod call_error;
 mod cause;
+mod codec;
 mod error_text;
 mod facts;
 mod id;
@@ -21,6 +22,7 @@ mod version;
 pub use bootstrap::{Bootstrap, BootstrapError, Endpoint, MAX_BOOTSTRAP_BYTES, OnLeaseLost, owner_name};
 pub use call_error::CallErrorCode;
 pub use cause::{BootPhase, Cause};
+pub use codec::{Codec, Encoder};
 pub use error_text::error_text;
 pub use facts::Facts;
 pub use id::{Attempt, FleetName, Generation, HostId, IdError, LaborId, ReleaseId, SessionId, TaskId};

@@ -87,6 +87,18 @@ pub struct ControlPlaneBuilder {
     tcp: Option<SocketAddr>,
     served: bool,
     tracer: Option<Tracer>,
+    layer: Option<StoreLayer>,
+}
+
+/// Puts another store in front of the one in the data directory.
+struct StoreLayer(Box<Layer>);
+
+type Layer = dyn FnOnce(Arc<dyn Store>) -> Arc<dyn Store> + Send;
+
+impl std::fmt::Debug for StoreLayer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StoreLayer")
+    }
 }
 
 impl ControlPlaneBuilder {
@@ -119,6 +131,17 @@ impl ControlPlaneBuilder {
         self
     }
 
+    /// Everything reads and writes the store through what `layer` makes of it, which may count,
+    /// measure, or fail. Called once, when the control plane starts.
+    #[must_use]
+    pub fn store_layer(
+        mut self,
+        layer: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store> + Send + 'static,
+    ) -> Self {
+        self.layer = Some(StoreLayer(Box::new(layer)));
+        self
+    }
+
     /// Opens the state and listens.
     ///
     /// # Errors
@@ -130,7 +153,10 @@ impl ControlPlaneBuilder {
         };
         let payloads = Arc::new(Payloads::open(&data.path().join("payloads")).await?);
         let logs = Arc::new(Logs::open(&data.path().join("logs")));
-        let store: Arc<dyn Store> = data.store();
+        let store: Arc<dyn Store> = match self.layer {
+            Some(StoreLayer(layer)) => layer(data.store()),
+            None => data.store(),
+        };
         let now = SystemTime::now();
         let authorities = Authorities::load_or_create(&*store, now).await?;
         let (unix, socket_directory) = socket_path(data.path())?;

@@ -2,18 +2,14 @@
 //! no slot is left. `FAULT_SEED=n` plays the same faults again.
 #![allow(clippy::unwrap_used)]
 
-mod load;
-mod steps;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use overseer::Quiet;
+use overseer_tests::load::Load;
 use overseer_tests::proxy::Cables;
+use overseer_tests::steps::{Kind, Random, Steps};
 use overseer_tests::{TestFleet, builder, eventually, labor, processes, within};
-
-use crate::load::Load;
-use crate::steps::{Kind, Random, Steps};
 
 const LABORS: usize = 4;
 const STEPS: usize = 200;
@@ -36,7 +32,7 @@ async fn no_fault_loses_a_call_doubles_one_or_leaves_anything_behind() {
         .silence(ms(700))
         .grace(ms(700));
     let (fleet, _) = TestFleet::with(builder, LABORS).await;
-    let load = Load::start(&fleet, CALLERS, random.next());
+    let load = Load::start(&fleet, CALLERS, random.bits());
     let steps = Steps::new(&fleet, cables);
     let mut hits: BTreeMap<Kind, usize> = BTreeMap::new();
     for _ in 0..STEPS {

@@ -160,6 +160,14 @@ impl TaskStorage {
         }
     }
 
+    /// The same, read piece by piece.
+    pub(crate) async fn open_result(&self, task: TaskId, result: &Content) -> Result<Reader, TaskError> {
+        match result {
+            Content::Blob { digest, .. } => Ok(self.blobs.get(digest).await?.1),
+            Content::Store { .. } => Ok(Box::pin(std::io::Cursor::new(self.result(task, result).await?))),
+        }
+    }
+
     async fn bytes_at(&self, key: &str) -> Result<Bytes, TaskError> {
         let entry = self.store.get(key).await?;
         let missing = || TaskError::Unreadable { key: key.to_owned(), reason: "it is not there".into() };

@@ -8,9 +8,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::options::TaskOptions;
-use super::record::{IdempotencyKey, TaskRecord, TaskState};
+use super::record::{Content, IdempotencyKey, TaskRecord, TaskState};
 use super::storage::Submitted;
 use super::{SubmitError, TaskError, Tasks};
+use crate::blobs::Reader;
 use crate::claims::millis;
 use crate::core::TaskEvent;
 use crate::fleet::{FleetHandle, Stopped};
@@ -57,9 +58,24 @@ impl Task {
     /// # Errors
     /// Any [`TaskError`].
     pub async fn result_bytes(&self) -> Result<Bytes, TaskError> {
+        let result = self.result_content().await?;
+        self.tasks.storage.result(self.id, &result).await
+    }
+
+    /// Waits until it is over; its result is read piece by piece, and a large one is never in memory
+    /// as a whole.
+    ///
+    /// # Errors
+    /// Any [`TaskError`].
+    pub async fn read_result(&self) -> Result<Reader, TaskError> {
+        let result = self.result_content().await?;
+        self.tasks.storage.open_result(self.id, &result).await
+    }
+
+    async fn result_content(&self) -> Result<Content, TaskError> {
         self.tasks.wait(self.id).await?;
         match self.record().await?.state {
-            TaskState::Done { result, .. } => self.tasks.storage.result(self.id, &result).await,
+            TaskState::Done { result, .. } => Ok(result),
             TaskState::Failed { failure, .. } => Err(failure.into()),
             // It was not known to the fleet, though it is in the store: the fleet has stopped.
             TaskState::Queued { .. } | TaskState::Running { .. } => Err(Stopped.into()),

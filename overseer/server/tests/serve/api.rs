@@ -13,7 +13,7 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use crate::world::{Serving, World};
 
-async fn channel(world: &World) -> Channel {
+pub(crate) async fn channel(world: &World) -> Channel {
     let socket = world.socket();
     let connector = tower::service_fn(move |_| {
         let socket = socket.clone();

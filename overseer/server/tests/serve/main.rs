@@ -6,6 +6,7 @@ mod api;
 mod audit;
 mod authority;
 mod commands;
+mod deaf;
 mod joins;
 mod lifecycle;
 mod mistakes;

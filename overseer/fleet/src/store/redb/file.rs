@@ -6,6 +6,8 @@ use std::ops::Bound;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ::redb::backends::FileBackend;
 use ::redb::{BackendError, Builder, Database, DatabaseError, ReadableDatabase, StorageBackend};
@@ -14,6 +16,11 @@ use super::Durability;
 use super::migrate::{self, Fault, Migration};
 use super::tables::{self, State, Tables};
 use crate::store::StoreError;
+
+/// A process that is killed while it starts another one leaves its lock with that one, until that
+/// one is on its way: whoever is started again at once waits for so long.
+const LET_GO: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Where a store lives and how it is opened, again and again.
 #[derive(Debug)]
@@ -36,8 +43,18 @@ pub(super) struct Opened {
 }
 
 impl Place {
-    /// Opens the file, or makes it.
+    /// Opens the file, or makes it. One that is in use is given a moment to be let go.
     pub(super) fn open(&self) -> Result<Opened, StoreError> {
+        let end = Instant::now() + LET_GO;
+        loop {
+            match self.open_now() {
+                Err(StoreError::InUse { .. }) if Instant::now() < end => thread::sleep(LOOK_AGAIN),
+                opened => return opened,
+            }
+        }
+    }
+
+    fn open_now(&self) -> Result<Opened, StoreError> {
         match OpenOptions::new().read(true).write(true).open(&self.path) {
             Ok(file) => self.open_existing(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.create(),

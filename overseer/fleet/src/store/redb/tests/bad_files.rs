@@ -35,6 +35,25 @@ async fn a_second_opener_is_refused_and_the_first_goes_on() {
 }
 
 #[tokio::test]
+async fn one_that_is_let_go_in_a_moment_is_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.redb");
+    let first = open(&path).unwrap();
+    // Who holds the lock of a killed process is such another description of the file.
+    let (begun, begins) = std::sync::mpsc::channel();
+    let second = std::thread::spawn({
+        let path = path.clone();
+        move || {
+            begun.send(()).unwrap();
+            open(&path).map(drop)
+        }
+    });
+    begins.recv().unwrap();
+    drop(first);
+    second.join().unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn the_file_and_its_directory_are_private() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("data/store.redb");

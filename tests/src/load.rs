@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use crate::PATIENCE;
 use overseer::{CallError, CallErrorCode, CallOptions, FleetHandle};
-use overseer_tests::PATIENCE;
 use tokio::task::JoinSet;
 
 use crate::steps::Random;
 
 /// Callers that call again and again.
-pub(crate) struct Load {
+pub struct Load {
     shared: Arc<Shared>,
     callers: JoinSet<Vec<(u64, Result<(), CallError>)>>,
 }
@@ -23,6 +23,7 @@ struct Shared {
     marks: tempfile::TempDir,
     next: AtomicU64,
     in_flight: AtomicUsize,
+    answered: AtomicUsize,
     over: AtomicBool,
 }
 
@@ -33,12 +34,14 @@ impl Shared {
 }
 
 impl Load {
-    pub(crate) fn start(fleet: &FleetHandle, callers: usize, seed: u64) -> Self {
+    /// So many of them.
+    pub fn start(fleet: &FleetHandle, callers: usize, seed: u64) -> Self {
         let shared = Arc::new(Shared {
             fleet: fleet.clone(),
             marks: tempfile::tempdir().unwrap(),
             next: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
+            answered: AtomicUsize::new(0),
             over: AtomicBool::new(false),
         });
         let caller = |n| call_on(Arc::clone(&shared), Random::new(seed ^ n as u64));
@@ -46,12 +49,18 @@ impl Load {
         Self { shared, callers }
     }
 
-    pub(crate) fn in_flight(&self) -> usize {
+    /// Calls that wait for their answer.
+    pub fn in_flight(&self) -> usize {
         self.shared.in_flight.load(Ordering::SeqCst)
     }
 
+    /// Calls that have theirs.
+    pub fn answered(&self) -> usize {
+        self.shared.answered.load(Ordering::SeqCst)
+    }
+
     /// Lets every caller get its last answer.
-    pub(crate) async fn finish(mut self) -> Report {
+    pub async fn finish(mut self) -> Report {
         self.shared.over.store(true, Ordering::SeqCst);
         let mut answers = BTreeMap::new();
         let mut twice = 0;
@@ -78,20 +87,21 @@ async fn call_on(shared: Arc<Shared>, mut random: Random) -> Vec<(u64, Result<()
         shared.in_flight.fetch_add(1, Ordering::SeqCst);
         let answer = shared.fleet.call_bytes("mark", argument, options).await;
         shared.in_flight.fetch_sub(1, Ordering::SeqCst);
+        shared.answered.fetch_add(1, Ordering::SeqCst);
         answers.push((call, answer.map(drop)));
     }
     answers
 }
 
 /// Each call's answer, and how often it ran.
-pub(crate) struct Report {
+pub struct Report {
     answers: Vec<(Result<(), CallError>, usize)>,
 }
 
 impl Report {
     /// # Panics
     /// When an answer is not the truth.
-    pub(crate) fn check(&self) {
+    pub fn check(&self) {
         for (answer, runs) in &self.answers {
             assert!(*runs <= 1, "a call ran {runs} times: {answer:?}");
             match answer {

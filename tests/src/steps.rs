@@ -1,37 +1,41 @@
-//! The faults.
+//! Faults in the processes and connections of a fleet.
 
+use crate::processes::{self, Role};
+use crate::proxy::Cables;
+use crate::{eventually, within};
 use overseer::{FleetHandle, Labor, LaborState};
-use overseer_tests::processes::{self, Role};
-use overseer_tests::proxy::Cables;
-use overseer_tests::{eventually, within};
 use parking_lot::Mutex;
 use rustix::process::Signal;
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// An agent is killed.
     KillAgent,
+    /// A plugin host is killed.
     KillHost,
+    /// A labor's connections are cut.
     Cut,
     /// An agent is stopped; it goes on soon, or after it was given up for lost.
     Freeze,
+    /// A labor is ended, and another one asked for.
     Terminate,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::KillAgent, Self::KillHost, Self::Cut, Self::Freeze, Self::Terminate];
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::KillAgent, Self::KillHost, Self::Cut, Self::Freeze, Self::Terminate];
 }
 
 /// Numbers that a seed gives again.
-pub(crate) struct Random {
+pub struct Random {
     seed: u64,
-    state: u64,
+    chance: overseer::core::Random,
 }
 
 impl Random {
     /// Of `FAULT_SEED`, or of the clock.
-    pub(crate) fn from_environment() -> Self {
+    pub fn from_environment() -> Self {
         let clock = || {
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
             now.unwrap_or_default().as_nanos() as u64 % 1_000_000
@@ -40,30 +44,30 @@ impl Random {
         Self::new(given.map_or_else(clock, |seed| seed.parse().expect("FAULT_SEED is a number")))
     }
 
-    pub(crate) fn new(seed: u64) -> Self {
+    /// Of this seed.
+    pub fn new(seed: u64) -> Self {
         // A seed of nothing but small bits would give small numbers first.
-        let state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        Self { seed, state }
+        Self { seed, chance: overseer::core::Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)) }
     }
 
-    pub(crate) fn seed(&self) -> u64 {
+    /// What gives them again.
+    pub fn seed(&self) -> u64 {
         self.seed
     }
 
-    pub(crate) fn next(&mut self) -> u64 {
-        self.state ^= self.state << 13;
-        self.state ^= self.state >> 7;
-        self.state ^= self.state << 17;
-        self.state
+    /// The next one.
+    pub fn bits(&mut self) -> u64 {
+        self.chance.bits()
     }
 
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        ((self.next() >> 32) as usize) % bound
+    /// The next one below this.
+    pub fn below(&mut self, bound: usize) -> usize {
+        ((self.bits() >> 32) as usize) % bound
     }
 }
 
 /// Does them to one fleet.
-pub(crate) struct Steps {
+pub struct Steps {
     fleet: FleetHandle,
     cables: Cables,
     /// Agents that are stopped, to be continued by a later step.
@@ -71,14 +75,15 @@ pub(crate) struct Steps {
 }
 
 impl Steps {
-    pub(crate) fn new(fleet: &FleetHandle, cables: Cables) -> Self {
+    /// To the labors of this fleet, over these cables.
+    pub fn new(fleet: &FleetHandle, cables: Cables) -> Self {
         Self { fleet: fleet.clone(), cables, frozen: Mutex::default() }
     }
 
     /// One fault on a labor that is ready; false when it found nothing to hit.
-    pub(crate) async fn take(&self, kind: Kind, random: &mut Random) -> bool {
+    pub async fn take(&self, kind: Kind, random: &mut Random) -> bool {
         let luck = random.below(3);
-        let pick = random.next() as usize;
+        let pick = random.bits() as usize;
         if luck == 0 {
             self.thaw();
         }
@@ -127,7 +132,7 @@ impl Steps {
     }
 
     /// Nothing is held up any more.
-    pub(crate) fn thaw(&self) {
+    pub fn thaw(&self) {
         for pid in self.frozen.lock().drain(..) {
             processes::signal(pid, Signal::CONT);
         }
