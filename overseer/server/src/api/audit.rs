@@ -73,7 +73,10 @@ impl proto::audit_server::Audit for Service {
                     return;
                 }
             }
-            while request.follow {
+            if !request.follow {
+                return;
+            }
+            loop {
                 let what = tokio::select! {
                     listed = news.recv() => match listed {
                         // It was among those that were read.
