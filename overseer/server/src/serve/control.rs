@@ -36,7 +36,7 @@ pub(crate) enum Shown {
     /// Of somebody's own authority.
     Files(Identity),
     /// Of the Overseer's: made when they are needed.
-    Own { config: ServerConfig, address: SocketAddr, plane: ControlPlane },
+    Own { config: Box<ServerConfig>, address: SocketAddr, plane: ControlPlane },
 }
 
 impl Shown {
@@ -85,7 +85,7 @@ impl ControlTcp {
             None => {
                 // A name that cannot be is said at the start.
                 own(config, address, plane)?;
-                Shown::Own { config: config.clone(), address, plane: plane.clone() }
+                Shown::Own { config: Box::new(config.clone()), address, plane: plane.clone() }
             }
         };
         Ok(Some(Self { listener, shown }))
