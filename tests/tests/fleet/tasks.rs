@@ -115,7 +115,7 @@ async fn a_task_of_a_labor_that_was_killed_is_run_again_unless_it_must_not_be() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_crashes_its_plugin_is_quarantined_and_its_neighbours_are_done() {
     let (fleet, _labor) = TestFleet::with_one(probes!()).await;
-    let neighbour = fleet.submit("sleep", &1000).await.unwrap();
+    let neighbour = fleet.submit("sleep", &3000).await.unwrap();
     running(&neighbour).await;
     let poison = fleet.submit("abort", &()).await.unwrap();
     let quarantined = failure(&poison).await;
