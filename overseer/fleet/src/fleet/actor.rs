@@ -423,10 +423,13 @@ impl FleetState {
                     }
                 }
                 Effect::Tell(happening) => {
-                    if let Happening::Terminated(_, cause, next) = &happening {
+                    if let Happening::Terminated(life, cause, next) = &happening {
                         self.shared.metrics.ends.add(cause.code());
                         if matches!(next, WhatNext::Restart { .. }) {
                             one(&self.shared.metrics.restarts);
+                        } else if !matches!(cause, Cause::Asked | Cause::Idle) {
+                            let fleet = &self.shared.name;
+                            tracing::warn!(%fleet, labor = %life.labor, %cause, "a labor is given up: it is not replaced");
                         }
                     }
                     if let Happening::Terminated(life, ..) = &happening

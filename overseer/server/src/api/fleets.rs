@@ -45,6 +45,8 @@ pub(super) async fn describe(slot: &FleetSlot) -> proto::Fleet {
         State::Running { since } => (proto::FleetState::Running, Some(since)),
         State::Stopping { since } => (proto::FleetState::Stopping, Some(since)),
     };
+    let missing =
+        matches!(snapshot.state, State::Running { .. }) && number(snapshot.count.total) < snapshot.wanted;
     proto::Fleet {
         name: slot.name.to_string(),
         state: state.into(),
@@ -58,6 +60,7 @@ pub(super) async fn describe(slot: &FleetSlot) -> proto::Fleet {
         by_hand: snapshot.by_hand,
         pending: snapshot.pending.into_iter().map(str::to_owned).collect(),
         started_ms: since.map_or(0, millis),
+        given_up: missing.then(|| slot.events.given_up()).flatten().as_ref().map(cause),
     }
 }
 

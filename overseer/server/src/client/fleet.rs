@@ -153,6 +153,8 @@ pub(super) struct FleetDocument {
     pending: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     started_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    given_up: Option<CauseDocument>,
 }
 
 impl From<proto::Fleet> for FleetDocument {
@@ -177,6 +179,7 @@ impl From<proto::Fleet> for FleetDocument {
             by_hand: fleet.by_hand,
             pending: fleet.pending,
             started_ms: Some(fleet.started_ms).filter(|ms| *ms > 0),
+            given_up: fleet.given_up.map(cause),
         }
     }
 }

@@ -105,6 +105,7 @@ impl FleetConfig {
             ("silence", a.silence != b.silence),
             ("grace", a.grace != b.grace),
             ("lease", a.lease != b.lease),
+            ("task_retention", a.task_retention != b.task_retention),
             ("deadlines", a.deadlines != b.deadlines),
             ("environment", self.environment != other.environment),
         ];
@@ -154,6 +155,7 @@ fn options(table: &Table<'_, '_>) -> Result<Options, Failure> {
     if options.lease <= options.silence {
         return Err(longer("lease", &lease_span, "silence", options.silence));
     }
+    set(&mut options.task_retention, table.duration("task_retention")?);
     if let Some(deadlines) = table.table("deadlines", "deadlines = { boot = \"60s\" }")? {
         options.deadlines = read_deadlines(&deadlines)?;
     }

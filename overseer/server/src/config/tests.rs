@@ -20,7 +20,7 @@ fn the_example_is_a_configuration_and_says_the_defaults() {
             format!("{}\n", key.unwrap_or(line))
         })
         .collect();
-    assert!(uncommented.lines().filter(|line| line.contains(" = ")).count() == 26, "{uncommented}");
+    assert!(uncommented.lines().filter(|line| line.contains(" = ")).count() == 28, "{uncommented}");
     let said = parse(&uncommented).unwrap();
     assert_eq!(said.server, config.server);
     let name: FleetName = "web".parse().unwrap();
@@ -37,7 +37,7 @@ fn what_a_file_says_is_what_is_read() {
          grace = \"1m 30s\"\nmetrics = \"0.0.0.0:9464\"\nmetrics_open = true\n[fleets.web]\nadapter = \"local\"\nrelease = \"../web.release\"\ntrust = [\"a.pub\"]\n\
          unsigned = \"allow\"\nlabors = 3\nmax_labors = 5\nrestart = \"temporary\"\nheartbeat = \"2s\"\n\
          silence = \"6s\"\nlease = \"1m\"\ngrace = \"7s\"\nescalation = \"stop_fleet\"\n\
-         intensity = { restarts = 2, period = \"10s\" }\ndeadlines = { stop = \"9s\" }\n\
+         task_retention = \"1h\"\nintensity = { restarts = 2, period = \"10s\" }\ndeadlines = { stop = \"9s\" }\n\
          environment = { A = \"b\" }\n",
     )
     .unwrap();
@@ -54,7 +54,7 @@ fn what_a_file_says_is_what_is_read() {
     assert_eq!((web.labors, web.options.max_nodes, web.unsigned), (3, 5, true));
     assert_eq!((web.options.intensity, web.options.period.as_secs()), (2, 10));
     assert_eq!((web.options.silence.as_secs(), web.options.deadlines.stop.as_secs()), (6, 9));
-    assert_eq!(web.environment["A"], "b");
+    assert_eq!((web.environment["A"].as_str(), web.options.task_retention.as_secs()), ("b", 3600));
 }
 
 /// What is added to a good file, its line from there on, the key, the code, and a part of the advice.
@@ -71,6 +71,13 @@ fn every_key_that_is_wrong_is_shown_with_what_would_be_right() {
             "did you mean `adapter`",
         ),
         ("zzz = 1", 4, Some("fleets.web.zzz"), "config.unknown_key", "the keys here are `adapter`"),
+        (
+            "task_retention = 7",
+            4,
+            Some("fleets.web.task_retention"),
+            "config.value",
+            "task_retention = \"30s\"",
+        ),
         ("trust = \"me.pub\"", 4, Some("fleets.web.trust"), "config.value", "trust = [\"me.pub\"]"),
         ("trust = [1]", 4, Some("fleets.web.trust"), "config.value", "trust = [\"me.pub\"]"),
         ("trust = [\"\"]", 4, Some("fleets.web.trust"), "config.value", "trust = [\"me.pub\"]"),

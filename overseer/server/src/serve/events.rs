@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use overseer::labor::HistoryEntry;
-use overseer::{FleetHandle, LaborId};
+use overseer::{Cause, FleetHandle, LaborId, LaborState};
 use parking_lot::Mutex;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
@@ -79,6 +79,14 @@ impl EventLog {
         let mut newest: Vec<_> = wanted.take(limit).cloned().collect();
         newest.reverse();
         newest
+    }
+
+    /// Why the last labor ended that nobody has ended.
+    pub(crate) fn given_up(&self) -> Option<Cause> {
+        let kept = self.kept.lock();
+        let ends = kept.iter().rev().filter(|event| event.entry.state == LaborState::Terminated);
+        ends.filter_map(|event| event.entry.cause.clone())
+            .find(|cause| !matches!(cause, Cause::Asked | Cause::Idle))
     }
 
     /// Follows the events after this number.

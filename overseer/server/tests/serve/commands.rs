@@ -132,3 +132,22 @@ fn the_status_names_what_the_server_uses() {
     assert!(text.contains(world.socket().to_str().unwrap()), "{text}");
     serving.stop();
 }
+
+#[test]
+fn a_fleet_that_has_given_its_labors_up_says_so_and_why() {
+    let world = World::new();
+    let hopeless =
+        "labors = 1\nintensity = { restarts = 0, period = \"1m\" }\nenvironment = { PROBE_START = \"fail\" }";
+    world.configure("on_stop = \"end\"", &[("a", hopeless)]);
+    let mut serving = world.serve();
+    serving.wait_for("is given up");
+    let a = world.fleet("a");
+    eventually("it is seen", || world.ask(["fleet", "show", &a])["given_up"].is_object());
+    let shown = world.overseer(["fleet", "show", &a]).exits(0).stdout;
+    assert!(shown.contains("1 given up, the last one for this: ") && shown.contains("no bolts"), "{shown}");
+    assert!(shown.contains(&format!("overseer fleet start {a}")), "{shown}");
+    assert!(world.overseer(["fleet", "list"]).exits(0).stdout.contains("given up"));
+    world.ask(["fleet", "stop", &a]);
+    assert!(world.ask(["fleet", "show", &a]).get("given_up").is_none());
+    serving.stop();
+}

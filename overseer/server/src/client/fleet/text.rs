@@ -38,6 +38,14 @@ pub(in crate::client) fn fleet_table(fleets: &[FleetDocument]) -> String {
 /// One fleet and its labors.
 pub(super) fn show(shown: &Shown) -> String {
     let mut text = fleet_table(std::slice::from_ref(&shown.fleet));
+    if let Some(cause) = &shown.fleet.given_up {
+        let missing = shown.fleet.wanted.saturating_sub(shown.fleet.labors);
+        let name = &shown.fleet.name;
+        text.push_str(&format!(
+            "\n{missing} given up, the last one for this: {}\n`overseer fleet start {name}` starts them again\n",
+            cause.text
+        ));
+    }
     let labors = shown.children.as_deref().unwrap_or_default();
     if labors.is_empty() {
         return text;
@@ -61,7 +69,7 @@ pub(super) fn show(shown: &Shown) -> String {
         rows.iter_mut().for_each(|row| drop(row.remove(5)));
     }
     let last = rows[0].len() - 1;
-    text.push_str(&render(&rows, WIDTH, &[(last, 8)], Target::Stdout));
+    text.push_str(&render(&rows, WIDTH, &[(last, 4)], Target::Stdout));
     text
 }
 
@@ -105,6 +113,9 @@ pub(in crate::client) fn header(names: &[&str]) -> Vec<Cell> {
 
 fn notes(fleet: &FleetDocument) -> String {
     let mut notes = Vec::new();
+    if let Some(cause) = &fleet.given_up {
+        notes.push(format!("given up: {}", cause.text.replace('\n', " ")));
+    }
     if fleet.by_hand {
         notes.push("by hand".to_owned());
     }
@@ -152,6 +163,7 @@ mod tests {
             by_hand: true,
             pending: vec!["release".into(), "environment".into()],
             started_ms: Some(1),
+            given_up: None,
         }
     }
 
