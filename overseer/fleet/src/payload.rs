@@ -27,6 +27,8 @@ pub(crate) struct Payloads {
 /// A labor announces a result right after it has put it. One that it did not announce by then was
 /// lost with its session.
 const ANNOUNCED: Duration = Duration::from_secs(300);
+/// Results that were put and not announced yet; then the oldest go.
+const ARRIVED: usize = 4096;
 
 impl Payloads {
     /// In a directory of its own. What is left there is of calls that nobody waits for any more.
@@ -61,8 +63,13 @@ impl Payloads {
         let now = Instant::now();
         let mut arrived = self.arrived.lock();
         arrived.push((now, kept.into_digest()));
+        let too_many = arrived.len().saturating_sub(ARRIVED);
+        let mut place = 0;
         let late: Vec<Kept> = arrived
-            .extract_if(.., |(at, _)| now.duration_since(*at) > ANNOUNCED)
+            .extract_if(.., |(at, _)| {
+                place += 1;
+                place <= too_many || now.duration_since(*at) > ANNOUNCED
+            })
             .map(|(_, digest)| self.held(digest))
             .collect();
         drop(arrived);
@@ -165,6 +172,18 @@ mod tests {
         assert_eq!(payloads.read(&result).await.unwrap(), "same");
         drop(result);
         assert!(matches!(payloads.get(&digest).await, Err(BlobError::Missing(_))));
+    }
+
+    #[tokio::test]
+    async fn results_that_nobody_announces_have_a_bound() {
+        let directory = tempfile::tempdir().unwrap();
+        let payloads = Arc::new(Payloads::open(directory.path()).await.unwrap());
+        let first = payloads.receive(reader(b"first")).await.unwrap().digest;
+        for _ in 0..ARRIVED {
+            payloads.receive(reader(b"more")).await.unwrap();
+        }
+        assert!(payloads.accept(&first).is_none(), "the oldest is gone");
+        assert_eq!(payloads.arrived.lock().len(), ARRIVED);
     }
 
     #[tokio::test]

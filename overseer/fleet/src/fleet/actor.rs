@@ -9,6 +9,7 @@ use overseer_adapter::Notice;
 use overseer_protocol::proto::{self, order};
 use overseer_protocol::{Cause, LaborId, LaborState, SessionId};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::handler::Told;
@@ -28,8 +29,10 @@ pub(crate) enum FleetMessage {
     Event(Event),
     Start(usize, RpcReplyPort<Result<Vec<Labor>, AtCapacity>>),
     Count(RpcReplyPort<BTreeMap<LaborState, usize>>),
-    DrainAll,
-    TerminateAll(Cause),
+    /// What may be said without waiting waits beside the mailbox.
+    Commands,
+    /// One that has a place among those that may wait.
+    InPlace(Box<FleetMessage>, OwnedSemaphorePermit),
     /// Ends all labors, then the fleet; answered when nothing is left.
     Stop(RpcReplyPort<()>),
     /// Ends the fleet and no labor; answered when all that is known is stored.
@@ -103,6 +106,10 @@ impl Actor for FleetActor {
         message: FleetMessage,
         state: &mut FleetState,
     ) -> Result<(), ActorProcessingErr> {
+        let message = match message {
+            FleetMessage::InPlace(message, _place) => *message,
+            other => other,
+        };
         let now = state.now();
         // A heartbeat only moves deadlines back: the armed timer finds that out by itself.
         let quiet = matches!(message, FleetMessage::Event(Event::Heard(_)));
@@ -136,18 +143,8 @@ impl Actor for FleetActor {
             }
             FleetMessage::Lives(reply) => drop(reply.send(state.core.labors().collect())),
             FleetMessage::Reconciling(reply) => drop(reply.send(Arc::clone(&state.reconciling))),
-            FleetMessage::DrainAll => {
-                let ids: Vec<LaborId> = state.core.labors().map(|(l, _)| l.labor).collect();
-                let effects =
-                    ids.into_iter().flat_map(|id| state.core.on_event(now, Event::Drain(id))).collect();
-                state.carry_out(effects);
-            }
-            FleetMessage::TerminateAll(cause) => {
-                let ids: Vec<LaborId> = state.core.labors().map(|(l, _)| l.labor).collect();
-                let ends = ids.into_iter().map(|id| Event::Terminate(id, cause.clone()));
-                let effects = ends.flat_map(|e| state.core.on_event(now, e)).collect();
-                state.carry_out(effects);
-            }
+            FleetMessage::Commands => state.obey(now),
+            FleetMessage::InPlace(..) => {}
             // One whose labors are being ended has none to leave.
             FleetMessage::Leave(reply) if !state.nodes.embedded && !state.core.is_stopping() => {
                 state.leave(reply, &myself);
@@ -209,7 +206,9 @@ async fn notices(nodes: Arc<Nodes>, actor: ActorRef<FleetMessage>) {
             Notice::Ended(key, cause) => Event::Ended(Life::from(&key), cause),
             Notice::Going { key, cause, .. } => Event::Going(Life::from(&key), cause),
         };
-        if actor.cast(FleetMessage::Event(event)).is_err() {
+        // An adapter that says more than the actor takes waits in its own channel.
+        let Some(place) = nodes.shared.commands.places.take().await else { return };
+        if actor.cast(FleetMessage::InPlace(Box::new(FleetMessage::Event(event)), place)).is_err() {
             return;
         }
     }
@@ -304,6 +303,22 @@ impl FleetState {
             tracing::warn!(nodes = left.strangers.len(), "nodes that no record knows are ended");
             tokio::spawn(Arc::clone(&self.nodes).end_late(left.strangers));
         }
+    }
+
+    /// Does what was said without waiting: an end goes before a drain.
+    fn obey(&mut self, now: Millis) {
+        let mut given = self.shared.commands.take();
+        let all = || self.core.labors().map(|(life, _)| life.labor);
+        if given.terminate_all {
+            given.terminate.extend(all());
+        }
+        if given.drain_all {
+            given.drain.extend(all());
+        }
+        let ends = given.terminate.iter().map(|labor| Event::Terminate(*labor, Cause::Asked));
+        let drains = given.drain.difference(&given.terminate).map(|labor| Event::Drain(*labor));
+        let effects = ends.chain(drains).flat_map(|event| self.core.on_event(now, event)).collect();
+        self.carry_out(effects);
     }
 
     fn new_labor(&mut self) -> Labor {

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::commands::{Commands, Places};
 use super::handler::HandlerPort;
 use crate::call::{CallError, CallOptions};
 use crate::core::{Life, Options};
@@ -43,6 +44,9 @@ pub(crate) struct FleetShared {
     waiting: Arc<AtomicUsize>,
     /// Casts to the state of the callbacks that wait.
     pub(super) state_casts: Arc<AtomicUsize>,
+    /// Places for calls of that state.
+    pub(super) state_calls: Places,
+    pub(super) commands: Commands,
     turn: AtomicUsize,
     pub(crate) telemetry: broadcast::Sender<Batch>,
     pub(crate) events: broadcast::Sender<HistoryEntry>,
@@ -76,6 +80,8 @@ impl FleetShared {
             ready_changed: Notify::new(),
             waiting: Arc::default(),
             state_casts: Arc::default(),
+            state_calls: Places::default(),
+            commands: Commands::default(),
             turn: AtomicUsize::new(0),
             telemetry: broadcast::Sender::new(SUBSCRIBER_BATCHES),
             events: broadcast::Sender::new(EVENTS),
@@ -281,11 +287,11 @@ pub(crate) fn left() -> Status {
 }
 
 /// One place among those that wait, given back when dropped.
-pub(super) struct Place(Arc<AtomicUsize>);
+pub(crate) struct Place(Arc<AtomicUsize>);
 
 impl Place {
     /// None when all are taken.
-    pub(super) fn take(taken: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+    pub(crate) fn take(taken: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
         let place = Self(Arc::clone(taken));
         (taken.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
     }

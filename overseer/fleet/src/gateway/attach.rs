@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use overseer_protocol::proto::session_server::Session as SessionService;
@@ -13,11 +13,14 @@ use super::pace::Pace;
 use super::peer::Peer;
 use crate::callbacks::FleetEvent;
 use crate::core::{Event, Life, TaskEvent};
-use crate::fleet::{FleetHandle, Told, left};
+use crate::fleet::{FleetHandle, Place, Told, left};
 use crate::labor::{Labor, LaborShared};
 use crate::session::{LaneStream, Session};
 use crate::telemetry::Batch;
 
+/// Answers to tasks of one labor that wait for the fleet or the disk, each up to 256 KiB. A labor has
+/// a few at a time; one with more is cut off, keeps what was not taken and says it again.
+const ANSWERS: usize = 1024;
 /// An agent says hello within this time of attaching.
 const HELLO: Duration = Duration::from_secs(10);
 
@@ -67,7 +70,7 @@ impl SessionService for Gateway {
 
         let stream = LaneStream(Arc::clone(&session.lanes));
         let pace = Pace::new(options.heartbeat, Instant::now());
-        let attachment = Attachment { session, labor, fleet, pace };
+        let attachment = Attachment { session, labor, fleet, pace, answers: Arc::default() };
         tokio::spawn(attachment.run(rest, reports));
         Ok(Response::new(stream))
     }
@@ -99,6 +102,7 @@ struct Attachment {
     labor: Arc<LaborShared>,
     fleet: FleetHandle,
     pace: Pace,
+    answers: Arc<AtomicUsize>,
 }
 
 impl Attachment {
@@ -159,8 +163,10 @@ impl Attachment {
                 self.session.finish(result, &self.labor.payloads);
             }
             report::Kind::Result(result) => {
+                let place = Place::take(&self.answers, ANSWERS)
+                    .ok_or_else(|| Status::resource_exhausted("too many answers of this labor wait"))?;
                 if let Some(tasks) = self.fleet.shared.tasks.get() {
-                    tasks.answered(life, result, &self.labor.payloads);
+                    tasks.answered(life, result, &self.labor.payloads, place);
                 }
             }
             report::Kind::Held(held) => self.held(held),

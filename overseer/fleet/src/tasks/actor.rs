@@ -1,6 +1,6 @@
 //! The shell around [`TaskCore`]: feeds events in, carries effects out, and waits for nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
@@ -10,7 +10,7 @@ use overseer_protocol::proto::{self, AttemptRef, CallResult, call_result, order}
 use overseer_protocol::{Attempt, CallErrorCode, Cause, TaskId};
 use parking_lot::Mutex;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -21,7 +21,7 @@ use super::writer::{self, Written};
 use super::{MAX_TASK_BYTES, MAX_TASKS, SubmitError, TaskError};
 use crate::claims::millis;
 use crate::core::{Backoff, Life, Millis, TaskCore, TaskCount, TaskEffect, TaskEvent};
-use crate::fleet::{FleetShared, Stopped};
+use crate::fleet::{FleetShared, Place, Places, Stopped};
 use crate::payload::Payloads;
 use crate::session::{Body, TaskCall};
 use crate::store::Revision;
@@ -36,11 +36,15 @@ pub(crate) enum TaskMessage {
     /// A task that is in the store.
     Known(Box<TaskRecord>, Revision, AtWork),
     /// An attempt has a result, which is in the blobs or comes with this.
-    Result(Life, TaskId, Attempt, Content, Option<Bytes>),
+    Result(Life, TaskId, Attempt, Content, Option<Bytes>, Place),
     Written(Written),
     /// Told when the task is over, or is not known here.
-    Wait(TaskId, oneshot::Sender<()>),
-    Count(oneshot::Sender<TaskCount>),
+    Wait(TaskId, oneshot::Sender<()>, OwnedSemaphorePermit),
+    Count(oneshot::Sender<TaskCount>, OwnedSemaphorePermit),
+    /// An answer of a labor, and its place among those of that labor.
+    Answered(TaskEvent, Place),
+    /// Tasks that somebody wants gone wait beside the mailbox.
+    Cancels,
 }
 
 /// A payload of a task that is at work, and its place among those that may be.
@@ -80,6 +84,9 @@ pub(crate) struct Tasks {
     pub(crate) storage: TaskStorage,
     actor: ActorRef<TaskMessage>,
     admission: Arc<Admission>,
+    places: Places,
+    /// Tasks that somebody wants gone, each once.
+    cancels: Arc<Mutex<BTreeSet<TaskId>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     retention: JoinHandle<()>,
 }
@@ -93,7 +100,13 @@ impl Tasks {
     ) -> Result<Self, TaskError> {
         let found = storage.load().await?;
         let (send, changes) = mpsc::unbounded_channel();
-        let arguments = TasksArguments { shared: Arc::downgrade(shared), changes: send, backoff };
+        let cancels: Arc<Mutex<BTreeSet<TaskId>>> = Arc::default();
+        let arguments = TasksArguments {
+            shared: Arc::downgrade(shared),
+            changes: send,
+            cancels: Arc::clone(&cancels),
+            backoff,
+        };
         let spawned = TasksActor::spawn(None, TasksActor, arguments).await;
         let (actor, _) = spawned.map_err(|_| Stopped)?;
         let tell = actor.clone();
@@ -103,7 +116,8 @@ impl Tasks {
         }));
         let retention = tokio::spawn(retention::run(storage.clone(), shared.options.task_retention));
         let (admission, writer) = (Arc::default(), Mutex::new(Some(writer)));
-        let tasks = Self { storage, actor, admission, writer, retention };
+        let places = Places::default();
+        let tasks = Self { storage, actor, admission, places, cancels, writer, retention };
         for (record, revision, payload) in found {
             let place = tasks.place(payload.as_ref().map_or(0, Bytes::len));
             tasks.known(record, revision, payload.unwrap_or_default(), place);
@@ -149,32 +163,46 @@ impl Tasks {
     /// Returns when the task is over.
     pub(super) async fn wait(&self, task: TaskId) -> Result<(), Stopped> {
         let (send, receive) = oneshot::channel();
-        self.actor.cast(TaskMessage::Wait(task, send)).map_err(|_| Stopped)?;
+        let place = self.places.take().await.ok_or(Stopped)?;
+        self.actor.cast(TaskMessage::Wait(task, send, place)).map_err(|_| Stopped)?;
         receive.await.map_err(|_| Stopped)
     }
 
     pub(crate) async fn count(&self) -> Result<TaskCount, Stopped> {
         let (send, receive) = oneshot::channel();
-        self.actor.cast(TaskMessage::Count(send)).map_err(|_| Stopped)?;
+        let place = self.places.take().await.ok_or(Stopped)?;
+        self.actor.cast(TaskMessage::Count(send, place)).map_err(|_| Stopped)?;
         receive.await.map_err(|_| Stopped)
     }
 
-    /// An attempt was answered.
-    pub(crate) fn answered(&self, life: Life, result: CallResult, payloads: &Arc<Payloads>) {
+    /// Somebody wants a task gone.
+    pub(super) fn cancel(&self, task: TaskId) {
+        let mut cancels = self.cancels.lock();
+        let first = cancels.is_empty();
+        cancels.insert(task);
+        if first {
+            // A fleet that has stopped has nothing to do.
+            let _ = self.actor.cast(TaskMessage::Cancels);
+        }
+    }
+
+    /// An attempt was answered. The place is given back when that is dealt with, which takes as long
+    /// as the disk where the result is large.
+    pub(crate) fn answered(&self, life: Life, result: CallResult, payloads: &Arc<Payloads>, place: Place) {
         let Some(task) = TaskId::from_bytes(&result.task) else {
             tracing::warn!(labor = %life.labor, "an answer names no task");
             return;
         };
         let attempt = Attempt(result.attempt);
         let end = match result.outcome {
-            Some(call_result::Outcome::Ok(bytes)) => return self.keep(life, task, attempt, bytes),
+            Some(call_result::Outcome::Ok(bytes)) => return self.keep(life, task, attempt, bytes, place),
             Some(call_result::Outcome::OkBlob(digest)) => match payloads.accept(&digest) {
                 Some(kept) => {
                     let (payloads, actor) = (Arc::clone(payloads), self.actor.clone());
                     let storage = self.storage.clone();
                     tokio::spawn(async move {
                         match payloads.read(&kept).await {
-                            Ok(bytes) => keep(storage, actor, life, task, attempt, bytes).await,
+                            Ok(bytes) => keep(storage, actor, life, task, attempt, bytes, place).await,
                             // The agent has it still, and says it again over its next session.
                             Err(error) => tracing::error!(%error, %task, "a result cannot be read"),
                         }
@@ -190,17 +218,18 @@ impl Tasks {
             },
             None => agent_fault("the labor sent an empty outcome"),
         };
-        self.event(TaskEvent::Answered { life, task, attempt, end: Err(end) });
+        let event = TaskEvent::Answered { life, task, attempt, end: Err(end) };
+        let _ = self.actor.cast(TaskMessage::Answered(event, place));
     }
 
-    fn keep(&self, life: Life, task: TaskId, attempt: Attempt, bytes: Bytes) {
+    fn keep(&self, life: Life, task: TaskId, attempt: Attempt, bytes: Bytes, place: Place) {
         if bytes.len() > super::storage::INLINE {
             let (storage, actor) = (self.storage.clone(), self.actor.clone());
-            tokio::spawn(keep(storage, actor, life, task, attempt, bytes));
+            tokio::spawn(keep(storage, actor, life, task, attempt, bytes, place));
             return;
         }
         let content = Content::Store { bytes: bytes.len() as u64 };
-        let _ = self.actor.cast(TaskMessage::Result(life, task, attempt, content, Some(bytes)));
+        let _ = self.actor.cast(TaskMessage::Result(life, task, attempt, content, Some(bytes), place));
     }
 
     /// Stops deciding, and returns when what was decided is stored.
@@ -228,12 +257,13 @@ async fn keep(
     task: TaskId,
     attempt: Attempt,
     bytes: Bytes,
+    place: Place,
 ) {
     loop {
         match storage.keep(&bytes).await {
             Ok(content) => {
                 let bytes = matches!(content, Content::Store { .. }).then_some(bytes);
-                let _ = actor.cast(TaskMessage::Result(life, task, attempt, content, bytes));
+                let _ = actor.cast(TaskMessage::Result(life, task, attempt, content, bytes, place));
                 return;
             }
             Err(error) => tracing::error!(%error, %task, "a result could not be kept; trying again"),
@@ -248,6 +278,7 @@ pub(crate) struct TasksArguments {
     /// The fleet holds the tasks, not the other way round.
     shared: Weak<FleetShared>,
     changes: mpsc::UnboundedSender<Change>,
+    cancels: Arc<Mutex<BTreeSet<TaskId>>>,
     backoff: Backoff,
 }
 
@@ -255,6 +286,7 @@ pub(crate) struct TasksState {
     core: TaskCore,
     shared: Weak<FleetShared>,
     changes: mpsc::UnboundedSender<Change>,
+    cancels: Arc<Mutex<BTreeSet<TaskId>>>,
     held: HashMap<TaskId, AtWork>,
     /// Results whose record is being written.
     results: HashMap<TaskId, Bytes>,
@@ -273,11 +305,12 @@ impl Actor for TasksActor {
         _: ActorRef<TaskMessage>,
         arguments: TasksArguments,
     ) -> Result<TasksState, ActorProcessingErr> {
-        let TasksArguments { shared, changes, backoff } = arguments;
+        let TasksArguments { shared, changes, cancels, backoff } = arguments;
         Ok(TasksState {
             core: TaskCore::new(backoff, crate::random::u64()),
             shared,
             changes,
+            cancels,
             held: HashMap::new(),
             results: HashMap::new(),
             waiting: HashMap::new(),
@@ -303,7 +336,12 @@ impl Actor for TasksActor {
                 state.held.insert(record.task, held);
                 state.event(TaskEvent::Known(record, revision));
             }
-            TaskMessage::Result(life, task, attempt, content, bytes) => {
+            TaskMessage::Answered(event, _place) => state.event(event),
+            TaskMessage::Cancels => {
+                let tasks = std::mem::take(&mut *state.cancels.lock());
+                tasks.into_iter().for_each(|task| state.event(TaskEvent::Cancel(task)));
+            }
+            TaskMessage::Result(life, task, attempt, content, bytes, _place) => {
                 // An answer that is said twice says the same.
                 if let Some(bytes) = bytes {
                     state.results.entry(task).or_insert(bytes);
@@ -320,7 +358,7 @@ impl Actor for TasksActor {
                 // Whoever changed it has taken over the fleet: what we know is of no use any more.
                 tracing::error!(%task, "the task was changed by another server; it is left to that one");
             }
-            TaskMessage::Wait(task, reply) => match state.core.get(task) {
+            TaskMessage::Wait(task, reply, _place) => match state.core.get(task) {
                 Some(_) => {
                     let waiting = state.waiting.entry(task).or_default();
                     // Who has gone away waits no longer.
@@ -329,7 +367,7 @@ impl Actor for TasksActor {
                 }
                 None => drop(reply.send(())),
             },
-            TaskMessage::Count(reply) => drop(reply.send(state.core.count())),
+            TaskMessage::Count(reply, _place) => drop(reply.send(state.core.count())),
         }
         state.arm(&myself);
         Ok(())

@@ -12,7 +12,6 @@ use super::record::{IdempotencyKey, TaskRecord, TaskState};
 use super::storage::Submitted;
 use super::{SubmitError, TaskError, Tasks};
 use crate::claims::millis;
-use crate::core::TaskEvent;
 use crate::fleet::{FleetHandle, Stopped};
 
 /// A durable task. Cheap to clone; dropping it changes nothing, and [`FleetHandle::task`] gives it
@@ -69,7 +68,7 @@ impl Task {
     /// Cancels it: what waits is over at once, what runs when its plugin has seen that. Fine when
     /// it is over.
     pub fn cancel(&self) {
-        self.tasks.event(TaskEvent::Cancel(self.id));
+        self.tasks.cancel(self.id);
     }
 
     /// The name of a log stream that an attempt writes.
