@@ -1,5 +1,6 @@
 //! The agent's command line.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -101,7 +102,7 @@ pub fn main(args: LaborArgs) -> ExitCode {
         Err(fault) => (fault.exit(), Some(fault)),
     };
     if let Some(fault) = &fault {
-        eprintln!("labor: {fault}");
+        say(fault);
     }
     if args.json {
         let message = fault.as_ref().map(ToString::to_string);
@@ -118,10 +119,15 @@ pub(crate) fn main_of_child(source: &Source, directory: Option<PathBuf>) -> Exit
     match start(source, directory) {
         Ok(exit) => exit.into(),
         Err(fault) => {
-            eprintln!("labor: {fault}");
+            say(&fault);
             fault.exit().into()
         }
     }
+}
+
+/// Says it where that can be said.
+fn say(fault: &Fault) {
+    let _ = writeln!(std::io::stderr(), "labor: {fault}");
 }
 
 /// Reads the document, makes a runtime of one thread, and runs the agent.
@@ -148,7 +154,9 @@ fn start(source: &Source, directory: Option<PathBuf>) -> Result<Exit, Fault> {
 fn log_to_stderr(json: bool) {
     use tracing_subscriber::EnvFilter;
     let filter = std::env::var("RUST_LOG").ok().map(EnvFilter::new);
-    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false);
+    // A disk that is full takes no line of the log; to say so there would panic.
+    let builder =
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).log_internal_errors(false);
     // Somebody else's logging, in whose process the agent runs, is as good.
     let _ = match (filter, json) {
         (Some(filter), false) => builder.with_env_filter(filter).try_init(),

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use overseer_protocol::{Endpoint, FleetName, SessionId, TaskId};
 use parking_lot::{Mutex, RwLock};
@@ -15,6 +15,8 @@ use tokio::sync::watch;
 use crate::authority::{Authority, AuthorityError};
 use crate::blobs::{BlobError, Blobs};
 use crate::claims::Claims;
+use crate::clock;
+use crate::condition::Condition;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::fleet::{FleetHandle, FleetShared};
 use crate::gateway::{self, Gateway};
@@ -116,18 +118,19 @@ impl ControlPlaneBuilder {
             Some(directory) => DataDir::open(directory)?,
             None => DataDir::ephemeral()?,
         };
-        let payloads = Arc::new(Payloads::open(&data.path().join("payloads")).await?);
-        let logs = Arc::new(Logs::open(&data.path().join("logs")));
+        let payloads = Arc::new(Payloads::open(&data.path().join("payloads"), data.condition()).await?);
+        let logs = Arc::new(Logs::telling(&data.path().join("logs"), data.condition()));
         let store: Arc<dyn Store> = data.store();
-        let now = SystemTime::now();
+        let (now, ttl) = clock::now_for_all(SERVER_CERTIFICATE);
         let authority = Authority::load_or_create(&*store, now).await?;
-        let server = authority.server_identity(&[], SERVER_CERTIFICATE, now)?;
+        let server = authority.server_identity(&[], ttl, now)?;
         let (unix, socket_directory) = socket_path(data.path())?;
         let listeners = gateway::Listeners::bind(&unix, self.tcp).await?;
         let mut endpoints = vec![Endpoint::Unix(unix)];
         endpoints.extend(listeners.tcp_address().map(|a| Endpoint::Tcp(a.to_string())));
         let claims = Claims::new(Arc::clone(&store));
         let (shutdown, stopped) = watch::channel(false);
+        let until_shutdown = stopped.clone();
         let inner = Inner {
             store,
             blobs: data.blobs(),
@@ -150,7 +153,25 @@ impl ControlPlaneBuilder {
         let servers =
             listeners.serve(Gateway::new(plane.clone()), &plane.inner.authority, &server, stopped)?;
         *plane.inner.servers.lock() = servers;
+        tokio::spawn(look_after(plane.inner.data.condition(), until_shutdown));
         Ok(plane)
+    }
+}
+
+/// Looks at the clock and at the disk for as long as the control plane lives.
+async fn look_after(condition: Arc<Condition>, mut stopped: watch::Receiver<bool>) {
+    let mut every = tokio::time::interval(clock::LOOK);
+    let look = async {
+        loop {
+            every.tick().await;
+            clock::now();
+            condition.look();
+        }
+    };
+    tokio::select! {
+        () = look => {}
+        // One that was dropped has stopped too.
+        _ = stopped.wait_for(|stopped| *stopped) => {}
     }
 }
 
@@ -221,6 +242,11 @@ impl ControlPlane {
     /// Bytes by digest: artifacts, and whatever plugins put there.
     pub fn blobs(&self) -> &dyn Blobs {
         &*self.inner.blobs
+    }
+
+    /// What of it all can be written: everything, as a rule.
+    pub fn condition(&self) -> Arc<Condition> {
+        self.inner.data.condition()
     }
 
     /// Where labors may call.

@@ -13,6 +13,8 @@ use overseer_protocol::{LogStream, TaskId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::condition::{Condition, Part};
+
 /// Files of streams that are kept open for writing; then all that are not written to just now are
 /// closed, and opened again when bytes come.
 const OPEN_FILES: usize = 256;
@@ -90,12 +92,18 @@ pub struct Logs {
     root: PathBuf,
     open: Mutex<HashMap<LogStream, Arc<Stream>>>,
     files: AtomicUsize,
+    condition: Arc<Condition>,
 }
 
 impl Logs {
     /// Keeps logs under this directory, which must exist.
     pub fn open(root: &Path) -> Self {
-        Self { root: root.to_owned(), open: Mutex::default(), files: AtomicUsize::new(0) }
+        Self::telling(root, Arc::default())
+    }
+
+    /// As [`Logs::open`]; that the disk takes nothing is told to `condition`.
+    pub(crate) fn telling(root: &Path, condition: Arc<Condition>) -> Self {
+        Self { root: root.to_owned(), open: Mutex::default(), files: AtomicUsize::new(0), condition }
     }
 
     /// Takes what a labor sent and returns the offset below which everything is kept. What is
@@ -107,7 +115,10 @@ impl Logs {
 
     fn write(&self, name: &LogStream, push: &Push) -> Result<u64, LogError> {
         let path = self.path(name)?;
-        let error = |source| LogError::Io { path: path.clone(), source };
+        let error = |source| {
+            self.condition.saw(Part::Logs, &self.root, &source);
+            LogError::Io { path: path.clone(), source }
+        };
         let stream = self.stream(name, &path)?;
         let mut file = stream.file.lock();
         let Extent { mut through, eof } = *stream.extent.borrow();

@@ -13,6 +13,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::blobs::{BlobError, Blobs, DirectoryBlobs, Reader};
 use crate::call::CallError;
+use crate::condition::Condition;
 use crate::store::Durability;
 
 /// A place for large payloads, apart from the blobs that outlive their call.
@@ -32,8 +33,8 @@ const ARRIVED: usize = 4096;
 
 impl Payloads {
     /// In a directory of its own. What is left there is of calls that nobody waits for any more.
-    pub(crate) async fn open(directory: &Path) -> Result<Self, BlobError> {
-        let blobs = DirectoryBlobs::open_with(directory, Durability::Ephemeral)?;
+    pub(crate) async fn open(directory: &Path, condition: Arc<Condition>) -> Result<Self, BlobError> {
+        let blobs = DirectoryBlobs::open_telling(directory, Durability::Ephemeral, condition)?;
         for left in blobs.list().await? {
             blobs.remove(&left.digest).await?;
         }
@@ -162,7 +163,7 @@ mod tests {
     #[tokio::test]
     async fn a_payload_stays_as_long_as_anybody_needs_it() {
         let directory = tempfile::tempdir().unwrap();
-        let payloads = Arc::new(Payloads::open(directory.path()).await.unwrap());
+        let payloads = Arc::new(Payloads::open(directory.path(), Arc::default()).await.unwrap());
         let sent = payloads.keep(Bytes::from_static(b"same")).await.unwrap();
         let digest = payloads.receive(reader(b"same")).await.unwrap().digest;
         assert_eq!(sent.digest(), digest);
@@ -177,7 +178,7 @@ mod tests {
     #[tokio::test]
     async fn results_that_nobody_announces_have_a_bound() {
         let directory = tempfile::tempdir().unwrap();
-        let payloads = Arc::new(Payloads::open(directory.path()).await.unwrap());
+        let payloads = Arc::new(Payloads::open(directory.path(), Arc::default()).await.unwrap());
         let first = payloads.receive(reader(b"first")).await.unwrap().digest;
         for _ in 0..ARRIVED {
             payloads.receive(reader(b"more")).await.unwrap();
@@ -189,9 +190,9 @@ mod tests {
     #[tokio::test]
     async fn what_an_overseer_that_was_killed_has_left_goes() {
         let directory = tempfile::tempdir().unwrap();
-        let payloads = Payloads::open(directory.path()).await.unwrap();
+        let payloads = Payloads::open(directory.path(), Arc::default()).await.unwrap();
         let digest = Arc::new(payloads).receive(reader(b"left")).await.unwrap().digest;
-        let payloads = Payloads::open(directory.path()).await.unwrap();
+        let payloads = Payloads::open(directory.path(), Arc::default()).await.unwrap();
         assert!(matches!(payloads.get(&digest).await, Err(BlobError::Missing(_))));
     }
 }

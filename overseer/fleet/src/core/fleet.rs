@@ -34,6 +34,8 @@ pub struct FleetCore {
     options: Options,
     labors: BTreeMap<LaborId, Labor>,
     restarts: Intensity,
+    /// Nothing can be started just now.
+    paused: bool,
     random: Random,
     stopping: bool,
 }
@@ -46,6 +48,7 @@ impl FleetCore {
             labors: BTreeMap::new(),
             restarts: Intensity::default(),
             random: Random::new(seed),
+            paused: false,
             stopping: false,
         }
     }
@@ -108,6 +111,7 @@ impl FleetCore {
             Event::Adopted { life, found, unwanted } => self.adopt(now, life, found, unwanted, &mut out),
             Event::Drain(id) => self.drain(now, id, Cause::Asked, true, &mut out),
             Event::Terminate(id, cause) => self.terminate(now, id, cause, &mut out),
+            Event::Paused(paused) => self.paused = paused,
             Event::Tick => self.tick(now, &mut out),
             Event::Accepted(life)
             | Event::Joined(life)

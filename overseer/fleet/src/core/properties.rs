@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 
 const LABORS: u64 = 3;
-const EVENTS: usize = 18;
+const EVENTS: usize = 19;
 
 fn id(n: u64) -> LaborId {
     LaborId::new(n, 7)
@@ -127,6 +127,7 @@ fn event(kind: usize, life: Life, session: SessionId, variant: u8) -> Event {
             },
             unwanted: variant > 127,
         },
+        18 => Event::Paused(variant.is_multiple_of(5)),
         _ => Event::Tick,
     }
 }

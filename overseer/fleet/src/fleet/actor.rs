@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use overseer_adapter::Notice;
 use overseer_protocol::proto::{self, order};
@@ -18,6 +18,9 @@ use super::reconciler::Reconciling;
 use super::recovery::Left;
 use super::shared::FleetShared;
 use crate::callbacks::FleetEvent;
+use crate::claims::millis;
+use crate::clock;
+use crate::condition::Condition;
 use crate::core::{AtCapacity, Effect, Event, FleetCore, Found, Happening, Life, Millis, TaskEvent};
 use crate::labor::{Labor, LaborShared};
 use crate::session::Session;
@@ -86,6 +89,7 @@ impl Actor for FleetActor {
             tokio::spawn(Arc::clone(&reconciling).run(shared.options.reconcile)),
             tokio::spawn(notices(Arc::clone(&nodes), myself.clone())),
             tokio::spawn(sweeps(myself.clone())),
+            tokio::spawn(pauses(Arc::clone(&shared.condition), myself.clone())),
             tokio::spawn({
                 let nodes = Arc::clone(&nodes);
                 async move { nodes.records.run(nodes.plane.store()).await }
@@ -214,6 +218,18 @@ async fn notices(nodes: Arc<Nodes>, actor: ActorRef<FleetMessage>) {
     }
 }
 
+/// Tells the actor when labors can be started no longer, and when they can again.
+async fn pauses(condition: Arc<Condition>, actor: ActorRef<FleetMessage>) {
+    let mut paused = false;
+    loop {
+        condition.pause_changed(paused).await;
+        paused = !paused;
+        if actor.cast(FleetMessage::Event(Event::Paused(paused))).is_err() {
+            return;
+        }
+    }
+}
+
 async fn sweeps(actor: ActorRef<FleetMessage>) {
     let mut every = tokio::time::interval(SWEEP);
     loop {
@@ -322,10 +338,10 @@ impl FleetState {
     }
 
     fn new_labor(&mut self) -> Labor {
-        let millis = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+        let millis = millis(clock::now());
         // Of two in one millisecond the later one has the larger id too: they sort by age.
         let (last, random) = self.last_id;
-        self.last_id = match millis as u64 {
+        self.last_id = match millis {
             millis if millis > last => (millis, crate::random::u128() >> 49),
             _ => (last, random + 1),
         };

@@ -232,6 +232,7 @@ impl<H: Overseer> FleetBuilder<H> {
             self.unsigned,
             plane.payloads(),
             plane.logs(),
+            plane.condition(),
         ));
         if !plane.reserve(&shared) {
             return Err(StartError::NameTaken(name));

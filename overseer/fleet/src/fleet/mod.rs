@@ -32,6 +32,7 @@ pub use self::recovery::RecoveryError;
 pub(crate) use self::shared::{FleetShared, Place, left};
 use crate::call::{CallError, CallOptions};
 use crate::callbacks::{Overseer, Quiet};
+use crate::condition::{Part, Trouble};
 use crate::core::{AtCapacity, Event, Finding, Life, Pass};
 use crate::labor::{HistoryEntry, Labor, OpenCall, decode, encode};
 use crate::logs::{LogError, LogReader};
@@ -81,6 +82,9 @@ pub enum StartChildError {
     /// Every slot is taken.
     #[error(transparent)]
     AtCapacity(#[from] AtCapacity),
+    /// The disk is full or read-only, or no file descriptor is free.
+    #[error("no labor can be started now, for {0}; {help}", help = .0.help())]
+    Paused(Box<Trouble>),
     /// The fleet has stopped.
     #[error(transparent)]
     Stopped(#[from] Stopped),
@@ -91,6 +95,8 @@ impl StartChildError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::AtCapacity(error) => error.code(),
+            Self::Paused(trouble) if trouble.part == Part::Files => "control_plane.no_files",
+            Self::Paused(_) => "store.not_writable",
             Self::Stopped(error) => error.code(),
         }
     }
@@ -155,6 +161,9 @@ impl FleetHandle {
     /// # Errors
     /// [`StartChildError`]; nothing was started.
     pub async fn start_children(&self, n: usize) -> Result<Vec<Labor>, StartChildError> {
+        if let Some(trouble) = self.shared.condition.pauses().filter(|_| n > 0) {
+            return Err(StartChildError::Paused(Box::new(trouble)));
+        }
         Ok(self.ask(|reply| FleetMessage::Start(n, reply)).await??)
     }
 

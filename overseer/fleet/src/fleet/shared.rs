@@ -14,6 +14,7 @@ use tonic::Status;
 use super::commands::{Commands, Places};
 use super::handler::HandlerPort;
 use crate::call::{CallError, CallOptions};
+use crate::condition::Condition;
 use crate::core::{Life, Options};
 use crate::labor::{HistoryEntry, Labor, LaborShared, OpenCall, begin};
 use crate::logs::Logs;
@@ -55,6 +56,8 @@ pub(crate) struct FleetShared {
     pub(crate) tasks: OnceLock<Arc<Tasks>>,
     pub(crate) payloads: Arc<Payloads>,
     pub(crate) logs: Arc<Logs>,
+    /// What can be written.
+    pub(crate) condition: Arc<Condition>,
     /// Cancelled when the fleet is left: nothing of its labors is taken in any more.
     pub(crate) left: CancellationToken,
 }
@@ -67,6 +70,7 @@ impl FleetShared {
         unsigned: bool,
         payloads: Arc<Payloads>,
         logs: Arc<Logs>,
+        condition: Arc<Condition>,
     ) -> Self {
         Self {
             name,
@@ -89,6 +93,7 @@ impl FleetShared {
             tasks: OnceLock::new(),
             payloads,
             logs,
+            condition,
             left: CancellationToken::new(),
         }
     }

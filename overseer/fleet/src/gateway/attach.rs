@@ -12,6 +12,7 @@ use super::Gateway;
 use super::pace::Pace;
 use super::peer::Peer;
 use crate::callbacks::FleetEvent;
+use crate::clock;
 use crate::core::{Event, Life, TaskEvent};
 use crate::fleet::{FleetHandle, Place, Told, left};
 use crate::labor::{Labor, LaborShared};
@@ -77,7 +78,7 @@ impl SessionService for Gateway {
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<proto::Identity>, Status> {
         let Peer { identity, fleet, .. } = self.peer(&request)?;
-        let issued = self.certificate(&request.into_inner().csr, &identity, SystemTime::now())?;
+        let issued = self.certificate(&request.into_inner().csr, &identity)?;
         // A call may run for longer than a certificate is good.
         let not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(issued.not_after);
         fleet.shared.extend_sessions(Life::of(&identity), not_after);
@@ -108,7 +109,7 @@ struct Attachment {
 impl Attachment {
     async fn run(mut self, first: Vec<Report>, mut reports: Streaming<ToOverseer>) {
         let mut valid_until = self.session.valid_until.subscribe();
-        let left = |until: SystemTime| until.duration_since(SystemTime::now()).unwrap_or_default();
+        let left = |until: SystemTime| until.duration_since(clock::now()).unwrap_or_default();
         let expiry = tokio::time::sleep(left(*valid_until.borrow_and_update()));
         tokio::pin!(expiry);
         let mut taken = self.take_all(first);

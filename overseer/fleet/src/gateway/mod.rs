@@ -10,6 +10,7 @@ mod peer;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_core::Stream;
@@ -21,11 +22,11 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
-use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::Router;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use self::bounded::Bounded;
+use crate::accept::{Farewell, Incoming};
 use crate::authority::{Authority, ServerIdentity};
 use crate::control_plane::{ControlPlane, ControlPlaneError};
 use overseer_protocol::error_text;
@@ -42,6 +43,8 @@ const KEEPALIVE_ANSWER: Duration = Duration::from_secs(20);
 /// A socket over which nothing comes is closed, whatever should have come. Later than HTTP/2
 /// does, which says why.
 const SILENCE: Duration = Duration::from_secs(45);
+/// The part of the file descriptors that connections of labors may take: a half, of each socket.
+const CONNECTIONS: u64 = 2;
 /// Requests that one connection has open.
 const STREAMS: u32 = 64;
 /// Bytes of headers in one request.
@@ -100,15 +103,16 @@ impl Listeners {
     ) -> Result<Vec<JoinHandle<()>>, ControlPlaneError> {
         let mut tasks = Vec::new();
         let unix = router(gateway.clone(), authority, server)?;
-        let incoming = bounded(UnixListenerStream::new(self.unix), stopped.clone());
+        let condition = gateway.plane.condition();
+        let incoming = Incoming::new(self.unix, CONNECTIONS, Farewell::Silent, Arc::clone(&condition));
+        let incoming = bounded(incoming, stopped.clone());
         let until = wait_for(stopped.clone());
         tasks.push(tokio::spawn(async move {
             report(unix.serve_with_incoming_shutdown(incoming, until).await);
         }));
         if let Some(listener) = self.tcp {
             let tcp = router(gateway, authority, server)?;
-            // Without TCP_NODELAY pipelined calls are an order of magnitude slower.
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let incoming = Incoming::new(listener, CONNECTIONS, Farewell::Silent, condition);
             let incoming = bounded(incoming, stopped.clone());
             tasks.push(tokio::spawn(async move {
                 report(tcp.serve_with_incoming_shutdown(incoming, wait_for(stopped)).await);

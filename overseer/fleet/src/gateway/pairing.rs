@@ -8,10 +8,12 @@ use tonic::{Request, Response, Status};
 use super::Gateway;
 use crate::authority::{Authority, AuthorityError};
 use crate::claims::ClaimRefused;
+use crate::clock;
 use crate::core::{Event, Life};
 
-/// How long a labor's certificate is good; it is renewed well before.
-pub(super) const CERTIFICATE: Duration = Duration::from_secs(6 * 3600);
+/// How long a labor's certificate is good. It is renewed after two thirds of that: what is left then is
+/// by how much a clock may jump forward before a labor that has to dial again is refused.
+pub(super) const CERTIFICATE: Duration = Duration::from_secs(18 * 3600);
 
 #[tonic::async_trait]
 impl Pairing for Gateway {
@@ -24,7 +26,7 @@ impl Pairing for Gateway {
             .map_err(|e| Status::invalid_argument(format!("the facts cannot be read: {e}")))?;
         // Before the claim is used up: one who can mend his request may come again.
         let key = Authority::check_request(&request.csr).map_err(|error| refused_request(&error))?;
-        let now = SystemTime::now();
+        let now = clock::now();
         let identity = self.plane.claims().admit(&claim, key, now).await.map_err(|refused| {
             tracing::warn!(%refused, host = %facts.host, "a claim was refused");
             refusal(&refused)
@@ -39,24 +41,17 @@ impl Pairing for Gateway {
             return Err(Status::unauthenticated("the claim was made for a life that is over"));
         };
         *labor.facts.write() = Some(facts.into());
-        let issued = self.certificate(&request.csr, &identity, now)?;
+        let issued = self.certificate(&request.csr, &identity)?;
         fleet.event(Event::Joined(Life::of(&identity)));
         Ok(Response::new(JoinResponse { version, identity: Some(issued) }))
     }
 }
 
 impl Gateway {
-    pub(super) fn certificate(
-        &self,
-        csr: &[u8],
-        identity: &Identity,
-        now: SystemTime,
-    ) -> Result<proto::Identity, Status> {
-        let issued = self
-            .plane
-            .authority()
-            .issue(csr, identity, CERTIFICATE, now)
-            .map_err(|error| refused_request(&error))?;
+    pub(super) fn certificate(&self, csr: &[u8], identity: &Identity) -> Result<proto::Identity, Status> {
+        let (now, ttl) = clock::now_for_all(CERTIFICATE);
+        let issued =
+            self.plane.authority().issue(csr, identity, ttl, now).map_err(|error| refused_request(&error))?;
         let not_after = issued.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Ok(proto::Identity {
             certificate: issued.certificate,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use overseer_protocol::proto::{self, AttemptRef, CallResult, call_result, order};
@@ -12,14 +12,16 @@ use parking_lot::Mutex;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use super::record::{AttemptEnd, Content, TaskRecord};
 use super::retention;
 use super::storage::{Change, TaskStorage};
 use super::writer::{self, Written};
 use super::{MAX_TASK_BYTES, MAX_TASKS, SubmitError, TaskError};
+use crate::blobs::BlobError;
 use crate::claims::millis;
+use crate::clock;
+use crate::condition;
 use crate::core::{Backoff, Life, Millis, TaskCore, TaskCount, TaskEffect, TaskEvent};
 use crate::fleet::{FleetShared, Place, Places, Stopped};
 use crate::payload::Payloads;
@@ -266,6 +268,8 @@ async fn keep(
                 let _ = actor.cast(TaskMessage::Result(life, task, attempt, content, bytes, place));
                 return;
             }
+            // That the disk is full is said once, by the condition.
+            Err(BlobError::Io { source, .. }) if condition::takes_nothing(&source) => {}
             Err(error) => tracing::error!(%error, %task, "a result could not be kept; trying again"),
         }
         tokio::time::sleep(RETRY).await;
@@ -291,7 +295,6 @@ pub(crate) struct TasksState {
     /// Results whose record is being written.
     results: HashMap<TaskId, Bytes>,
     waiting: HashMap<TaskId, Vec<oneshot::Sender<()>>>,
-    started: (Instant, Millis),
     armed: Option<Millis>,
 }
 
@@ -314,7 +317,6 @@ impl Actor for TasksActor {
             held: HashMap::new(),
             results: HashMap::new(),
             waiting: HashMap::new(),
-            started: (Instant::now(), millis(SystemTime::now())),
             armed: None,
         })
     }
@@ -376,8 +378,7 @@ impl Actor for TasksActor {
 
 impl TasksState {
     fn now(&self) -> Millis {
-        let (at, millis) = self.started;
-        millis + at.elapsed().as_millis() as u64
+        millis(clock::now())
     }
 
     fn arm(&mut self, myself: &ActorRef<TaskMessage>) {

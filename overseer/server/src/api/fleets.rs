@@ -10,6 +10,7 @@ use overseer::{Cause, Labor, LaborId};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::condition::troubles;
 use super::status::refuse;
 use super::{Answers, Service, WAITING, proto};
 use crate::exit::Exit;
@@ -110,7 +111,8 @@ impl proto::fleets_server::Fleets for Service {
         for slot in self.server.fleets() {
             fleets.push(describe(&slot).await);
         }
-        Ok(Response::new(proto::ListFleetsResponse { fleets }))
+        let troubles = troubles(&self.server.plane.condition());
+        Ok(Response::new(proto::ListFleetsResponse { fleets, troubles }))
     }
 
     async fn get(

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use overseer_protocol::Endpoint;
 use tonic::{Request, Response, Status};
 
+use super::condition::troubles;
 use super::fleets::describe;
 use super::{Service, proto};
 
@@ -30,6 +31,7 @@ impl proto::server_server::Server for Service {
             listen: server.plane.endpoints().iter().find_map(tcp),
             on_stop: server.config.read().on_stop.name().to_owned(),
             fleets,
+            troubles: troubles(&server.plane.condition()),
         }))
     }
 

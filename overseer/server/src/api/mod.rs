@@ -1,10 +1,12 @@
 //! The control API: what people and programs ask of a server that runs, as gRPC.
 
 mod calls;
+pub(crate) mod condition;
 mod fleets;
 mod info;
 mod logs;
 pub(crate) mod proto;
+mod results;
 pub(crate) mod status;
 mod task_record;
 mod tasks;
@@ -12,11 +14,12 @@ mod tasks;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use overseer::accept::{Farewell, Incoming};
+use overseer::condition::Condition;
 use overseer_protocol::MAX_PAYLOAD;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio_stream::Stream;
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::server::{Router, Server as Transport};
 use tonic::{Response, Status};
 use tonic_health::ServingStatus;
@@ -36,11 +39,16 @@ pub(crate) const MAX_MESSAGE: usize = MAX_PAYLOAD + 64 * 1024;
 const WINDOW: u32 = 1024 * 1024;
 /// Requests that one connection may have open; more wait at the client.
 const REQUESTS: u32 = 1024;
+/// The part of the file descriptors that connections of clients may take: a quarter.
+const CONNECTIONS: u64 = 4;
 /// Messages of a stream that wait for a slow reader.
 const WAITING: usize = 16;
 
 /// Bytes of one piece of what is too long for one message.
 pub(crate) const PIECE: usize = 1024 * 1024;
+
+/// The name by which health says whether anything new is taken.
+const WRITES: &str = "overseer.control.v1.Writes";
 
 /// A server streaming answer.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -48,12 +56,14 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// The API of one server.
 pub(crate) struct Api {
     router: Router,
+    condition: Arc<Condition>,
 }
 
 /// One implementation of all services.
 #[derive(Clone)]
 struct Service {
     server: Arc<Server>,
+    results: results::Results,
 }
 
 impl Api {
@@ -70,7 +80,8 @@ impl Api {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()
             .map_err(|error| Failure::fault("serve.api", format!("the control API: {error}")))?;
-        let service = Service { server };
+        let condition = server.plane.condition();
+        let service = Service { server, results: results::Results::default() };
         let router = Transport::builder()
             .max_concurrent_streams(REQUESTS)
             .initial_stream_window_size(WINDOW)
@@ -86,7 +97,7 @@ impl Api {
             .add_service(TasksServer::new(service.clone()))
             .add_service(LogsServer::new(service.clone()))
             .add_service(ServerServer::new(service));
-        Ok((Self { router }, health))
+        Ok((Self { router, condition }, health))
     }
 
     /// Answers until it is told to hang up.
@@ -99,7 +110,8 @@ impl Api {
             // The sender that is gone says the same.
             let _ = hang_up.await;
         };
-        self.router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), hang_up).await
+        let incoming = Incoming::new(listener, CONNECTIONS, Farewell::Http2, self.condition);
+        self.router.serve_with_incoming_shutdown(incoming, hang_up).await
     }
 }
 
@@ -120,9 +132,17 @@ impl Health {
         self.set(ServingStatus::NotServing).await;
     }
 
+    /// Whether tasks and labors are taken: not while the disk is full. Everything else is answered
+    /// as ever, so this is a service of its own.
+    pub(crate) async fn writes(&self, taken: bool) {
+        let status = if taken { ServingStatus::Serving } else { ServingStatus::NotServing };
+        self.reporter.set_service_status(WRITES, status).await;
+    }
+
     async fn set(&self, status: ServingStatus) {
         let services = ["Fleets", "Calls", "Tasks", "Logs", "Server"];
         self.reporter.set_service_status("", status).await;
+        self.reporter.set_service_status(WRITES, status).await;
         for service in services {
             self.reporter.set_service_status(format!("overseer.control.v1.{service}"), status).await;
         }

@@ -11,8 +11,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::results::PIECES;
 use super::status::{refuse, submit_failed, task_failed};
-use super::{Answers, PIECE, Service, WAITING, proto, task_record};
+use super::{Answers, Service, proto, task_record};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::serve::gate;
@@ -98,26 +99,6 @@ fn order(what: &str) -> Failure {
         .help("see proto/control.proto")
 }
 
-/// Waits for the end of a task and sends its result.
-async fn attach(task: &Task, send: &mpsc::Sender<Result<proto::AttachTaskResponse, Status>>) {
-    use proto::attach_task_response::What;
-    let piece = |what| Ok(proto::AttachTaskResponse { what: Some(what) });
-    let finished = async {
-        let result = task.result_bytes().await?;
-        Ok((task.record().await?, result))
-    };
-    match finished.await {
-        Ok((record, mut result)) => {
-            let mut next = piece(What::Task(task_record::whole(&record)));
-            // A reader that is gone needs no more.
-            while send.send(next).await.is_ok() && !result.is_empty() {
-                next = piece(What::Data(result.split_to(result.len().min(PIECE))));
-            }
-        }
-        Err(error) => drop(send.send(Err(task_failed(&error))).await),
-    }
-}
-
 #[tonic::async_trait]
 impl proto::tasks_server::Tasks for Service {
     async fn submit(
@@ -184,14 +165,14 @@ impl proto::tasks_server::Tasks for Service {
         drop(self.server.gate.enter().map_err(refuse)?);
         let request = request.get_ref();
         let (task, _) = self.at_work(&request.task, request.fleet.as_deref()).await?;
-        let (send, receive) = mpsc::channel(WAITING);
-        let server = Arc::clone(&self.server);
+        let (send, receive) = mpsc::channel(PIECES);
+        let (server, results) = (Arc::clone(&self.server), self.results.clone());
         tokio::spawn(async move {
             tokio::select! {
                 biased;
                 () = server.gate.closing() => drop(send.try_send(Err(refuse(gate::stopping())))),
                 () = send.closed() => {}
-                () = attach(&task, &send) => {}
+                () = results.send(&task, &send) => {}
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receive))))

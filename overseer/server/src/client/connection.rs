@@ -4,11 +4,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use hyper_util::rt::TokioIo;
+use overseer::accept::REFUSAL;
 use parking_lot::Mutex;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
+use crate::api::status::full;
 use crate::failure::Failure;
 use crate::serve::places;
 
@@ -55,6 +57,9 @@ async fn channel(path: PathBuf, stream: UnixStream) -> Result<Channel, Failure> 
     let endpoint = Endpoint::from_static("http://overseer");
     endpoint.connect_with_connector(connector).await.map_err(|error| {
         let text = overseer_protocol::error_text(&error);
+        if text.contains(REFUSAL) {
+            return full();
+        }
         Failure::fault("server.connection", format!("the server could not be asked: {text}"))
     })
 }

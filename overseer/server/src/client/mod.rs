@@ -8,6 +8,7 @@ mod payload;
 mod server;
 mod submit;
 mod task;
+mod trouble;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -8,6 +8,7 @@ use tonic::transport::Channel;
 
 use super::Common;
 use super::fleet::{FleetDocument, fleet_table};
+use super::trouble::TroubleDocument;
 use crate::api::proto::server_client::ServerClient;
 use crate::api::proto::{InfoRequest, ReloadRequest};
 use crate::api::status::understand;
@@ -55,6 +56,8 @@ struct Info {
     #[serde(skip_serializing_if = "Option::is_none")]
     listen: Option<String>,
     on_stop: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    troubles: Vec<TroubleDocument>,
     fleets: Vec<FleetDocument>,
 }
 
@@ -85,6 +88,7 @@ pub(super) async fn status(channel: Channel, json: bool) -> Result<Exit, Failure
         socket: info.socket,
         listen: info.listen,
         on_stop: info.on_stop,
+        troubles: info.troubles.into_iter().map(TroubleDocument::from).collect(),
         fleets: info.fleets.into_iter().map(FleetDocument::from).collect(),
     };
     if json {
@@ -102,6 +106,7 @@ pub(super) async fn status(channel: Channel, json: bool) -> Result<Exit, Failure
     if let Some(listen) = info.listen {
         rows.push(("listen", listen));
     }
+    rows.extend(info.troubles.iter().map(|now| ("trouble", now.text())));
     let rows: Vec<_> =
         rows.into_iter().map(|(name, text)| vec![Cell::plain(name), Cell::plain(text)]).collect();
     // Paths are of no use when they are cut.

@@ -12,11 +12,13 @@ use super::Start;
 use super::notify::{self, ServiceManager};
 use super::server::Server;
 use super::socket::ControlSocket;
-use crate::api::Api;
+use crate::api::{Api, condition};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{self, Target};
 
+/// File descriptors that a server allows itself, where it may: some for each labor and each client.
+const FILES: u64 = 65_536;
 /// How long connections may take to close once no request is open.
 const HANG_UP: Duration = Duration::from_secs(1);
 
@@ -43,6 +45,8 @@ pub(super) fn serve(start: Start) -> Result<Exit, Failure> {
 }
 
 async fn start_and_stop(start: Start) -> Result<Exit, Failure> {
+    let files = overseer::condition::raise_file_limit(FILES);
+    tracing::info!(files, "file descriptors that this server may have");
     let mut signals = Signals::listen()?;
     let Start { config_path, plan, data, socket, json } = start;
     let mut builder = ControlPlane::builder().data_directory(&data).served(true);
@@ -68,6 +72,7 @@ async fn start_and_stop(start: Start) -> Result<Exit, Failure> {
             health.serving().await;
             say_ready(&server, json);
             tokio::select! {
+                () = condition::follow(health.clone(), server.plane.condition()) => Ok(Exit::Passed),
                 () = live(Arc::clone(&server), &mut signals) => Ok(Exit::Passed),
                 ended = &mut listening => Err(api_ended(ended)),
             }

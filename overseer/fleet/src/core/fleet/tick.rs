@@ -38,6 +38,12 @@ impl FleetCore {
                     self.enter(now, life, phase, None, out);
                     out.push(Effect::Terminate(life));
                 }
+                Phase::Requested | Phase::Booting | Phase::Joining if self.paused => {
+                    let again = step.map(|(_, limit)| now + limit.as_millis() as u64);
+                    if let Some(labor) = self.labors.get_mut(&id) {
+                        labor.deadline = again;
+                    }
+                }
                 _ => match step {
                     Some((phase, limit)) if late => {
                         self.leave_calls(life, out);
