@@ -20,7 +20,7 @@ const MADE_BY: [(&str, &[&str]); 8] = [
 ];
 /// A collection that holds what waits: a field or variable of such a name.
 const WAITING: &str = "waiting";
-const NAMES_OF_WAITING: [&str; 17] = [
+const NAMES_OF_WAITING: [&str; 18] = [
     "waiting",
     "queue",
     "queued",
@@ -31,6 +31,7 @@ const NAMES_OF_WAITING: [&str; 17] = [
     "results",
     "arrived",
     "cancels",
+    "callers",
     "drain",
     "terminate",
     "unsent",

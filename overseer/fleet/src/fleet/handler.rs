@@ -37,7 +37,7 @@ pub(crate) enum Told {
 pub(crate) trait HandlerPort: Send + Sync {
     fn tell(&self, told: Told);
     fn telemetry(&self, labor: Labor, batch: &Batch);
-    /// Batches of telemetry that wait.
+    /// What waits to be told, and batches of telemetry that wait.
     fn waiting(&self) -> (usize, usize);
     /// What was told so far is still taken, then the callbacks end, also when `supervisor` has
     /// ended before.
