@@ -1,5 +1,6 @@
 //! The agent's command line.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -129,7 +130,7 @@ pub fn main(args: LaborArgs) -> ExitCode {
 /// Says how it ended.
 pub(crate) fn ended(exit: Exit, fault: Option<&Fault>, json: bool) -> ExitCode {
     if let Some(fault) = fault {
-        eprintln!("labor: {fault}");
+        say(fault);
     }
     if json {
         let message = fault.map(ToString::to_string);
@@ -147,10 +148,15 @@ pub(crate) fn main_of_child(source: &Source, directory: Option<PathBuf>) -> Exit
     match read.and_then(|bootstrap| start(bootstrap, directory, Tells::Nobody)) {
         Ok(exit) => exit.into(),
         Err(fault) => {
-            eprintln!("labor: {fault}");
+            say(&fault);
             fault.exit().into()
         }
     }
+}
+
+/// Says it where that can be said.
+fn say(fault: &Fault) {
+    let _ = writeln!(std::io::stderr(), "labor: {fault}");
 }
 
 /// Makes a runtime of one thread, and runs the agent.
@@ -176,7 +182,9 @@ pub(crate) fn start(bootstrap: Bootstrap, directory: Option<PathBuf>, tells: Tel
 pub(crate) fn log_to_stderr(json: bool) {
     use tracing_subscriber::EnvFilter;
     let filter = std::env::var("RUST_LOG").ok().map(EnvFilter::new);
-    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false);
+    // A disk that is full takes no line of the log; to say so there would panic.
+    let builder =
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).log_internal_errors(false);
     // Somebody else's logging, in whose process the agent runs, is as good.
     let _ = match (filter, json) {
         (Some(filter), false) => builder.with_env_filter(filter).try_init(),

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use overseer_protocol::proto::{self, pairing_client::PairingClient, session_client::SessionClient};
-use overseer_protocol::{Claim, Facts, Identity, MAX_MESSAGE, PROTOCOL};
+use overseer_protocol::{CLOCK_SKEW, Claim, Facts, Identity, MAX_MESSAGE, PROTOCOL};
 use tonic::transport::{self, Channel};
 use tonic::{Code, Status};
 
@@ -131,7 +131,7 @@ fn read(pem: &[u8]) -> Option<(Identity, u64)> {
     })?;
     let validity = certificate.validity();
     let span = validity.not_after.timestamp() - validity.not_before.timestamp();
-    Some((identity, u64::try_from(span).ok()?))
+    Some((identity, u64::try_from(span).ok()?.saturating_sub(CLOCK_SKEW.as_secs()).max(1)))
 }
 
 #[cfg(test)]

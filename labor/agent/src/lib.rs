@@ -26,6 +26,7 @@ mod connect;
 mod document;
 mod exit;
 mod facts;
+mod files;
 pub mod host;
 mod join;
 mod joining;

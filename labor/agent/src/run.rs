@@ -26,6 +26,7 @@ pub struct AgentConfig {
 /// (`current_thread`). When the document asks for the owner's pipe, standard input is it.
 /// SIGTERM and SIGINT drain.
 pub async fn run(config: AgentConfig) -> Exit {
+    crate::files::raise_limit();
     let AgentConfig { bootstrap, directory, tells } = config;
     let owner = match bootstrap.owner_pipe {
         true => Owner::of_stdin(),

@@ -63,8 +63,9 @@ pub fn take_socket() -> io::Result<UnixStream> {
             "standard input is no socket: this program is a plugin host, started by an agent; put it into a release and start a labor with that",
         ));
     }
-    // Above what a plugin would close or reuse by number.
-    let socket = rustix::io::fcntl_dupfd_cloexec(stdin, 100)?;
+    // Above what a plugin would close or reuse by number; not so far where few files are allowed.
+    let socket = rustix::io::fcntl_dupfd_cloexec(stdin, 100)
+        .or_else(|_| rustix::io::fcntl_dupfd_cloexec(stdin, 10))?;
     rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
     Ok(UnixStream::from(socket))
 }

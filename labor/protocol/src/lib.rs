@@ -50,3 +50,6 @@ pub const MAX_PAYLOAD: usize = 64 * 1024 * 1024;
 pub const PIECE: usize = 256 * 1024;
 /// Largest message that either side decodes, in bytes: a batch of inline payloads.
 pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+/// Certificates are good from so much before they are made: clocks of nodes may be behind, and that
+/// of the Overseer may be set back.
+pub const CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(24 * 3600);

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use overseer_protocol::{Identity, Secret};
+use overseer_protocol::{CLOCK_SKEW, Identity, Secret};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
@@ -30,8 +30,6 @@ use crate::store::{Entry, Revision, Store, StoreError};
 const KEY: &str = "authority/ca";
 /// How long the authority itself is trusted.
 const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// Clocks of nodes may be behind ours by so much.
-const SKEW: Duration = Duration::from_secs(60);
 /// The name that every Overseer's own certificate has, whatever its address.
 pub const SERVER_NAME: &str = "overseer";
 /// Largest signing request, in bytes.
@@ -209,7 +207,7 @@ impl Authority {
     ) -> Result<(String, SystemTime), AuthorityError> {
         let too_late = || AuthorityError::Failed("its end is too far away".into());
         let not_after = now.checked_add(ttl).ok_or_else(too_late)?.min(self.not_after);
-        params.not_before = seconds(now.checked_sub(SKEW).unwrap_or(now))?;
+        params.not_before = seconds(now.checked_sub(CLOCK_SKEW).unwrap_or(now))?;
         params.not_after = seconds(not_after)?;
         params.serial_number = Some(serial()?);
         let signed = params.signed_by(key, &self.issuer).map_err(failed)?;
@@ -252,7 +250,7 @@ fn generate(now: SystemTime) -> Result<Kept, AuthorityError> {
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.use_authority_key_identifier_extension = false;
     params.serial_number = Some(serial);
-    params.not_before = seconds(now.checked_sub(SKEW).unwrap_or(now))?;
+    params.not_before = seconds(now.checked_sub(CLOCK_SKEW).unwrap_or(now))?;
     params.not_after = seconds(now + AUTHORITY_LIFE)?;
     let certificate = params.self_signed(&key).map_err(failed)?;
     Ok(Kept::first(certificate.pem(), Secret::new(key.serialize_pem()), now))

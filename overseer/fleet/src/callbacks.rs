@@ -38,6 +38,13 @@ pub enum FleetEvent {
         /// Why, where it ended.
         cause: Option<Cause>,
     },
+    /// Callbacks came faster than they were taken; so many of the oldest were dropped since the last
+    /// time this was said. [`FleetHandle::which_children`](crate::FleetHandle::which_children)
+    /// says what there is now.
+    CallbacksDropped {
+        /// How many.
+        callbacks: u64,
+    },
     /// Telemetry came faster than `handle_telemetry` took it; so many records were dropped for
     /// this callback since the last time this was said.
     TelemetryDropped {

@@ -18,6 +18,8 @@ pub use self::rotation::{AuthorityStatus, RotationError};
 use crate::authority::{Authorities, AuthorityError, ServerIdentity};
 use crate::blobs::{BlobError, Blobs};
 use crate::claims::Claims;
+use crate::clock;
+use crate::condition::Condition;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::fleet::{FleetHandle, FleetShared};
 use crate::gateway::{self, Listening};
@@ -151,13 +153,13 @@ impl ControlPlaneBuilder {
             Some(directory) => DataDir::open(directory)?,
             None => DataDir::ephemeral()?,
         };
-        let payloads = Arc::new(Payloads::open(&data.path().join("payloads")).await?);
-        let logs = Arc::new(Logs::open(&data.path().join("logs")));
+        let payloads = Arc::new(Payloads::open(&data.path().join("payloads"), data.condition()).await?);
+        let logs = Arc::new(Logs::telling(&data.path().join("logs"), data.condition()));
         let store: Arc<dyn Store> = match self.layer {
             Some(StoreLayer(layer)) => layer(data.store()),
             None => data.store(),
         };
-        let now = SystemTime::now();
+        let (now, _) = clock::now_for_all(SERVER_CERTIFICATE);
         let authorities = Authorities::load_or_create(&*store, now).await?;
         let (unix, socket_directory) = socket_path(data.path())?;
         let listeners = gateway::Listeners::bind(&unix, self.tcp).await?;
@@ -165,7 +167,8 @@ impl ControlPlaneBuilder {
         endpoints.extend(listeners.tcp_address().map(|a| Endpoint::Tcp(a.to_string())));
         let claims = Claims::new(Arc::clone(&store));
         let (shutdown, stopped) = watch::channel(false);
-        let (listening, servers) = listeners.open(&stopped);
+        let until_shutdown = stopped.clone();
+        let (listening, servers) = listeners.open(&data.condition(), &stopped);
         let inner = Inner {
             store,
             blobs: data.blobs(),
@@ -192,10 +195,28 @@ impl ControlPlaneBuilder {
             data,
         };
         let plane = ControlPlane { inner: Arc::new(inner) };
-        plane.serve_anew(now)?;
+        plane.serve_anew()?;
         let keeping = tokio::spawn(plane.clone().keep_certificates());
         plane.inner.servers.lock().push(keeping);
+        tokio::spawn(look_after(plane.condition(), until_shutdown));
         Ok(plane)
+    }
+}
+
+/// Looks at the clock and at the disk for as long as the control plane lives.
+async fn look_after(condition: Arc<Condition>, mut stopped: watch::Receiver<bool>) {
+    let mut every = tokio::time::interval(clock::LOOK);
+    let look = async {
+        loop {
+            every.tick().await;
+            clock::now();
+            condition.look();
+        }
+    };
+    tokio::select! {
+        () = look => {}
+        // One that was dropped has stopped too.
+        _ = stopped.wait_for(|stopped| *stopped) => {}
     }
 }
 
@@ -277,6 +298,11 @@ impl ControlPlane {
     /// Bytes by digest: artifacts, and whatever plugins put there.
     pub fn blobs(&self) -> &dyn Blobs {
         &*self.inner.blobs
+    }
+
+    /// What of it all can be written: everything, as a rule.
+    pub fn condition(&self) -> Arc<Condition> {
+        self.inner.data.condition()
     }
 
     /// Where labors may call.
@@ -368,14 +394,16 @@ impl ControlPlane {
         self.inner.certificates.subscribe()
     }
 
-    /// A certificate, of an authority of [`ControlPlane::authority_status`], and a new key for another listener of this process, which is called by these
-    /// host names and IP addresses; good for a year, as that of the gateway, and to be renewed when
-    /// [`ControlPlane::certificates_changed`] says so.
+    /// A certificate, of an authority of [`ControlPlane::authority_status`], and a new key for another
+    /// listener of this process, which is called by these host names and IP addresses; good for a
+    /// year, as that of the gateway, and to be renewed when [`ControlPlane::certificates_changed`]
+    /// says so.
     ///
     /// # Errors
     /// [`AuthorityError::BadName`], [`AuthorityError::Failed`].
     pub fn server_identity(&self, names: &[String]) -> Result<ServerIdentity, AuthorityError> {
-        self.authorities().listeners().server_identity(names, SERVER_CERTIFICATE, SystemTime::now())
+        let (now, ttl) = clock::now_for_all(SERVER_CERTIFICATE);
+        self.authorities().listeners().server_identity(names, ttl, now)
     }
 
     /// By what its nodes are told from those of others.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use self::ephemeral::Lease;
 use crate::blobs::{BlobError, DirectoryBlobs};
+use crate::condition::Condition;
 use crate::store::redb::Options;
 use crate::store::{Durability, RedbStore, StoreError};
 
@@ -85,6 +86,7 @@ pub struct DataDir {
     path: PathBuf,
     store: Arc<RedbStore>,
     blobs: Arc<DirectoryBlobs>,
+    condition: Arc<Condition>,
     /// Removes the directory when it goes.
     lease: Option<Lease>,
 }
@@ -159,6 +161,11 @@ impl DataDir {
         self.blobs.clone()
     }
 
+    /// What of it can be written.
+    pub fn condition(&self) -> Arc<Condition> {
+        Arc::clone(&self.condition)
+    }
+
     /// Whether it goes with this value.
     pub fn is_ephemeral(&self) -> bool {
         self.lease.is_some()
@@ -166,10 +173,11 @@ impl DataDir {
 
     fn open_parts(path: PathBuf, options: Options, lease: Option<Lease>) -> Result<Self, DataDirError> {
         // The store first: its lock tells whether another process is here.
-        let durability = options.durability;
+        let (durability, condition) = (options.durability, Arc::clone(&options.condition));
         let store = Arc::new(RedbStore::open_with(path.join("store.redb"), options)?);
-        let blobs = Arc::new(DirectoryBlobs::open_with(path.join("blobs"), durability)?);
-        Ok(Self { path, store, blobs, lease })
+        let blobs =
+            Arc::new(DirectoryBlobs::open_telling(path.join("blobs"), durability, Arc::clone(&condition))?);
+        Ok(Self { path, store, blobs, condition, lease })
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use overseer_protocol::{
@@ -16,6 +16,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{oneshot, watch};
 
 use crate::call::{CallError, CallOptions};
+use crate::claims::millis;
+use crate::clock;
 use crate::logs::Logs;
 use crate::metrics::FleetMetrics;
 use crate::pace::Pace;
@@ -161,8 +163,7 @@ impl LaborShared {
         state: LaborState,
         cause: Option<Cause>,
     ) -> HistoryEntry {
-        let at_ms =
-            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let at_ms = millis(clock::now());
         let entry = HistoryEntry { labor: self.id, generation, state, cause: cause.clone(), at_ms };
         let mut history = self.history.lock();
         if history.len() == HISTORY {

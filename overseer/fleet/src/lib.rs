@@ -26,12 +26,15 @@
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
+pub mod accept;
 pub mod authority;
 pub mod blobs;
 pub mod call;
 pub mod callbacks;
 pub mod check;
 pub mod claims;
+pub mod clock;
+pub mod condition;
 pub mod control_plane;
 pub mod core;
 pub mod data_dir;

@@ -6,15 +6,19 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use overseer_protocol::{LogStream, TaskId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::condition::{Condition, Part};
 use crate::metrics::LogMetrics;
 
+/// Files of streams that are kept open for writing; then all that are not written to just now are
+/// closed, and opened again when bytes come.
+const OPEN_FILES: usize = 256;
 /// Bytes that a reader takes at a time.
 const READ: usize = 256 * 1024;
 
@@ -89,12 +93,25 @@ pub struct Logs {
     root: PathBuf,
     metrics: Arc<LogMetrics>,
     open: Mutex<HashMap<LogStream, Arc<Stream>>>,
+    files: AtomicUsize,
+    condition: Arc<Condition>,
 }
 
 impl Logs {
     /// Keeps logs under this directory, which must exist.
     pub fn open(root: &Path) -> Self {
-        Self { root: root.to_owned(), metrics: Arc::default(), open: Mutex::default() }
+        Self::telling(root, Arc::default())
+    }
+
+    /// As [`Logs::open`]; that the disk takes nothing is told to `condition`.
+    pub(crate) fn telling(root: &Path, condition: Arc<Condition>) -> Self {
+        Self {
+            root: root.to_owned(),
+            metrics: Arc::default(),
+            open: Mutex::default(),
+            files: AtomicUsize::new(0),
+            condition,
+        }
     }
 
     pub(crate) fn metrics(&self) -> Arc<LogMetrics> {
@@ -110,7 +127,10 @@ impl Logs {
 
     fn write(&self, name: &LogStream, push: &Push) -> Result<u64, LogError> {
         let path = self.path(name)?;
-        let error = |source| LogError::Io { path: path.clone(), source };
+        let error = |source| {
+            self.condition.saw(Part::Logs, &self.root, &source);
+            LogError::Io { path: path.clone(), source }
+        };
         let stream = self.stream(name, &path)?;
         let mut file = stream.file.lock();
         let Extent { mut through, eof } = *stream.extent.borrow();
@@ -137,7 +157,12 @@ impl Logs {
             let fresh = &push.data[known..];
             let file = match &mut *file {
                 Some(file) => file,
-                empty => empty.insert(writable(&path).map_err(error)?),
+                empty => {
+                    self.make_room_for_a_file();
+                    let opened = empty.insert(writable(&path).map_err(error)?);
+                    self.files.fetch_add(1, Ordering::Relaxed);
+                    opened
+                }
             };
             file.seek(SeekFrom::Start(through)).map_err(error)?;
             file.write_all(fresh).map_err(error)?;
@@ -146,7 +171,7 @@ impl Logs {
         }
         if push.eof {
             append(&marker(&path, "end"), format!("{through}\n").as_bytes()).map_err(error)?;
-            *file = None;
+            self.close(&mut file);
         }
         stream.extent.send_replace(Extent { through, eof: push.eof });
         drop(file);
@@ -154,6 +179,23 @@ impl Logs {
             self.open.lock().remove(name);
         }
         Ok(through)
+    }
+
+    /// Closes files where many are open. Those that somebody writes to are locked, and stay.
+    fn make_room_for_a_file(&self) {
+        if self.files.load(Ordering::Relaxed) >= OPEN_FILES {
+            let streams: Vec<_> = self.open.lock().values().cloned().collect();
+            streams
+                .iter()
+                .filter_map(|stream| stream.file.try_lock())
+                .for_each(|mut file| self.close(&mut file));
+        }
+    }
+
+    fn close(&self, file: &mut Option<File>) {
+        if file.take().is_some() {
+            self.files.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Ends the open streams of tasks whose labor is gone: no byte can follow.
@@ -362,6 +404,26 @@ mod tests {
         let piece = reader.next().await.unwrap();
         assert_eq!(piece, Some(LogPiece::Data { offset: 6, bytes: Bytes::from("world") }));
         assert_eq!(reader.next().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn many_streams_keep_few_files_open_and_lose_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = Arc::new(Logs::open(dir.path()));
+        let named = |n: usize| LogStream { stream: format!("s{n}"), ..stream() };
+        for round in [0, 2] {
+            for n in 0..OPEN_FILES * 2 + 5 {
+                logs.push(named(n), data(round, "ab")).await.unwrap();
+                assert!(logs.files.load(Ordering::Relaxed) <= OPEN_FILES);
+            }
+        }
+        let mut reader = logs.read(named(3), 0).await.unwrap();
+        let piece = reader.next().await.unwrap();
+        assert_eq!(piece, Some(LogPiece::Data { offset: 0, bytes: Bytes::from("abab") }));
+        for n in 0..OPEN_FILES * 2 + 5 {
+            logs.push(named(n), Push { offset: 4, eof: true, ..Push::default() }).await.unwrap();
+        }
+        assert_eq!(logs.files.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]

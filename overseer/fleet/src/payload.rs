@@ -13,6 +13,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::blobs::{BlobError, Blobs, DirectoryBlobs, Reader};
 use crate::call::CallError;
+use crate::condition::Condition;
 use crate::store::Durability;
 
 /// A place for large payloads, apart from the blobs that outlive their call.
@@ -27,11 +28,13 @@ pub(crate) struct Payloads {
 /// A labor announces a result right after it has put it. One that it did not announce by then was
 /// lost with its session.
 const ANNOUNCED: Duration = Duration::from_secs(300);
+/// Results that were put and not announced yet; then the oldest go.
+const ARRIVED: usize = 4096;
 
 impl Payloads {
     /// In a directory of its own. What is left there is of calls that nobody waits for any more.
-    pub(crate) async fn open(directory: &Path) -> Result<Self, BlobError> {
-        let blobs = DirectoryBlobs::open_with(directory, Durability::Ephemeral)?;
+    pub(crate) async fn open(directory: &Path, condition: Arc<Condition>) -> Result<Self, BlobError> {
+        let blobs = DirectoryBlobs::open_telling(directory, Durability::Ephemeral, condition)?;
         for left in blobs.list().await? {
             blobs.remove(&left.digest).await?;
         }
@@ -61,8 +64,13 @@ impl Payloads {
         let now = Instant::now();
         let mut arrived = self.arrived.lock();
         arrived.push((now, kept.into_digest()));
+        let too_many = arrived.len().saturating_sub(ARRIVED);
+        let mut place = 0;
         let late: Vec<Kept> = arrived
-            .extract_if(.., |(at, _)| now.duration_since(*at) > ANNOUNCED)
+            .extract_if(.., |(at, _)| {
+                place += 1;
+                place <= too_many || now.duration_since(*at) > ANNOUNCED
+            })
             .map(|(_, digest)| self.held(digest))
             .collect();
         drop(arrived);
@@ -155,7 +163,7 @@ mod tests {
     #[tokio::test]
     async fn a_payload_stays_as_long_as_anybody_needs_it() {
         let directory = tempfile::tempdir().unwrap();
-        let payloads = Arc::new(Payloads::open(directory.path()).await.unwrap());
+        let payloads = Arc::new(Payloads::open(directory.path(), Arc::default()).await.unwrap());
         let sent = payloads.keep(Bytes::from_static(b"same")).await.unwrap();
         let digest = payloads.receive(reader(b"same")).await.unwrap().digest;
         assert_eq!(sent.digest(), digest);
@@ -168,11 +176,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn results_that_nobody_announces_have_a_bound() {
+        let directory = tempfile::tempdir().unwrap();
+        let payloads = Arc::new(Payloads::open(directory.path(), Arc::default()).await.unwrap());
+        let first = payloads.receive(reader(b"first")).await.unwrap().digest;
+        for _ in 0..ARRIVED {
+            payloads.receive(reader(b"more")).await.unwrap();
+        }
+        assert!(payloads.accept(&first).is_none(), "the oldest is gone");
+        assert_eq!(payloads.arrived.lock().len(), ARRIVED);
+    }
+
+    #[tokio::test]
     async fn what_an_overseer_that_was_killed_has_left_goes() {
         let directory = tempfile::tempdir().unwrap();
-        let payloads = Payloads::open(directory.path()).await.unwrap();
+        let payloads = Payloads::open(directory.path(), Arc::default()).await.unwrap();
         let digest = Arc::new(payloads).receive(reader(b"left")).await.unwrap().digest;
-        let payloads = Payloads::open(directory.path()).await.unwrap();
+        let payloads = Payloads::open(directory.path(), Arc::default()).await.unwrap();
         assert!(matches!(payloads.get(&digest).await, Err(BlobError::Missing(_))));
     }
 }

@@ -70,7 +70,7 @@ async fn a_certificate_says_who_and_how_long_and_nothing_that_the_labor_asked_fo
     let (_, certificate) = x509_parser::parse_x509_certificate(&der).unwrap();
     assert!(!certificate.is_ca());
     assert_eq!(certificate.subject().to_string(), format!("CN={}", identity().labor));
-    assert_eq!(certificate.validity().not_before.timestamp(), 1_800_000_000 - 60);
+    assert_eq!(certificate.validity().not_before.timestamp(), 1_800_000_000 - 86_400);
     let usage = certificate.extended_key_usage().unwrap().unwrap().value;
     assert!(usage.client_auth && !usage.server_auth);
     assert_eq!(certificate.public_key().raw, key.subject_public_key_info());

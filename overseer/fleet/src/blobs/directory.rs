@@ -18,6 +18,7 @@ use tokio::io::AsyncReadExt;
 use self::incoming::Incoming;
 use self::verified::Verified;
 use super::{BlobError, BlobInfo, Blobs, Digest, Reader, check_digest};
+use crate::condition::{Condition, Part};
 use crate::store::Durability;
 
 /// Bytes that are read, hashed and written at once.
@@ -36,6 +37,7 @@ pub struct DirectoryBlobs {
 struct Place {
     directory: PathBuf,
     durability: Durability,
+    condition: Arc<Condition>,
     /// Held shared as long as somebody may have a file in `new`.
     _lock: File,
 }
@@ -55,11 +57,20 @@ impl DirectoryBlobs {
     /// # Errors
     /// [`BlobError::Io`].
     pub fn open_with(directory: impl AsRef<Path>, durability: Durability) -> Result<Self, BlobError> {
+        Self::open_telling(directory, durability, Arc::default())
+    }
+
+    /// As [`DirectoryBlobs::open_with`]; that the disk takes nothing is told to `condition`.
+    pub(crate) fn open_telling(
+        directory: impl AsRef<Path>,
+        durability: Durability,
+        condition: Arc<Condition>,
+    ) -> Result<Self, BlobError> {
         let failed = |source| BlobError::Io { place: directory.as_ref().display().to_string(), source };
         let directory = std::path::absolute(directory.as_ref()).map_err(failed)?;
         let failed = |source| BlobError::Io { place: directory.display().to_string(), source };
         let lock = prepare(&directory).map_err(failed)?;
-        Ok(Self { place: Arc::new(Place { directory, durability, _lock: lock }) })
+        Ok(Self { place: Arc::new(Place { directory, durability, condition, _lock: lock }) })
     }
 
     /// Takes a blob in without giving it its name yet.
@@ -131,6 +142,7 @@ impl Place {
     }
 
     fn io(&self, source: io::Error) -> BlobError {
+        self.condition.saw(Part::Blobs, &self.directory, &source);
         BlobError::Io { place: self.name(), source }
     }
 

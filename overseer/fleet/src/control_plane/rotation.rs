@@ -10,6 +10,7 @@ use overseer_protocol::{FleetName, LaborId, LaborState};
 use super::{ControlPlane, ControlPlaneError, SERVER_CERTIFICATE};
 use crate::authority::{Authorities, AuthorityError, LINGER, Stage};
 use crate::claims::millis;
+use crate::clock;
 use crate::gateway::Gateway;
 
 /// Between two looks.
@@ -120,11 +121,11 @@ impl ControlPlane {
 
     /// One stage further, in the store first.
     async fn advance(&self) -> Result<(), RotationError> {
-        let now = SystemTime::now();
+        let now = clock::now();
         let next = Arc::new(self.authorities().advance(self.store(), now).await?);
         tracing::info!(stage = next.stage().name(), "the certificate authority is changed");
         *self.inner.authorities.write() = Arc::clone(&next);
-        self.serve_anew(now)?;
+        self.serve_anew()?;
         if next.stage() == Stage::Introduced {
             let fleets = self.inner.fleets.read();
             for registered in fleets.values() {
@@ -137,9 +138,10 @@ impl ControlPlane {
     }
 
     /// Serves who connects from now on with a new certificate, and trusts whom the authorities say.
-    pub(super) fn serve_anew(&self, now: SystemTime) -> Result<(), ControlPlaneError> {
+    pub(super) fn serve_anew(&self) -> Result<(), ControlPlaneError> {
         let authorities = self.authorities();
-        let identity = authorities.listeners().server_identity(&[], SERVER_CERTIFICATE, now)?;
+        let (now, ttl) = clock::now_for_all(SERVER_CERTIFICATE);
+        let identity = authorities.listeners().server_identity(&[], ttl, now)?;
         let routers =
             self.inner.listening.give(&Gateway::new(self.clone()), authorities.bundle(), &identity)?;
         self.inner.servers.lock().extend(routers);
@@ -157,7 +159,7 @@ impl ControlPlane {
                 () = tokio::time::sleep(LOOK) => {}
             }
             let _rotating = self.inner.rotating.lock().await;
-            if let Err(error) = self.due(SystemTime::now()).await {
+            if let Err(error) = self.due(clock::now()).await {
                 tracing::error!(%error, "the certificates could not be changed; trying again");
             }
         }
@@ -179,7 +181,7 @@ impl ControlPlane {
         }
         let renew = self.inner.served_until.lock().checked_sub(SERVER_CERTIFICATE / 3);
         if renew.is_some_and(|renew| renew <= now) && authorities.listeners().not_after() > now {
-            self.serve_anew(now)?;
+            self.serve_anew()?;
         }
         Ok(())
     }

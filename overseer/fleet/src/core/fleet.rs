@@ -35,6 +35,8 @@ pub struct FleetCore {
     options: Options,
     labors: BTreeMap<LaborId, Labor>,
     restarts: Intensity,
+    /// Nothing can be started just now.
+    paused: bool,
     random: Random,
     stopping: bool,
 }
@@ -47,6 +49,7 @@ impl FleetCore {
             labors: BTreeMap::new(),
             restarts: Intensity::default(),
             random: Random::new(seed),
+            paused: false,
             stopping: false,
         }
     }
@@ -112,6 +115,7 @@ impl FleetCore {
             }
             Event::Drain(id) => self.drain(now, id, Cause::Asked, true, &mut out),
             Event::Terminate(id, cause) => self.terminate(now, id, cause, &mut out),
+            Event::Paused(paused) => self.paused = paused,
             Event::Tick => self.tick(now, &mut out),
             Event::Accepted(life)
             | Event::Joined(life)

@@ -205,6 +205,9 @@ pub enum Event {
     Terminate(LaborId, Cause),
     /// The adapter could not end it; it will be asked again.
     TerminateFailed(Life),
+    /// Whether nothing can be started, for the disk is full or no file descriptor is free. No node can
+    /// come or join then, which is no fault of its own: those on their way are given their time again.
+    Paused(bool),
     /// A deadline may have passed.
     Tick,
 }

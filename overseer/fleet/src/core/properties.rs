@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 
 const LABORS: u64 = 3;
-const EVENTS: usize = 20;
+const EVENTS: usize = 21;
 
 fn id(n: u64) -> LaborId {
     LaborId::new(n, 7)
@@ -135,6 +135,7 @@ fn event(kind: usize, life: Life, session: SessionId, variant: u8) -> Event {
         },
         18 => Event::Invite { id: life.labor, ttl: Duration::from_millis(u64::from(variant) * 100) },
         19 => Event::Left(life, cause),
+        20 => Event::Paused(variant.is_multiple_of(5)),
         _ => Event::Tick,
     }
 }

@@ -30,6 +30,16 @@ pub struct Bounds {
     pub time: Duration,
 }
 
+impl Bounds {
+    /// For a listener that has so many connections at most: callers who have proved nothing take half
+    /// of them and one source a quarter, so that others find room.
+    #[must_use]
+    pub fn within(self, connections: usize) -> Self {
+        let part = |bound: usize, part: usize| bound.min(connections / part).max(1);
+        Self { waiting: part(self.waiting, 2), each: part(self.each, 4), ..self }
+    }
+}
+
 /// Lets callers in. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Door {
@@ -349,6 +359,14 @@ mod tests {
         drop((here, flood, kept));
         assert_eq!(door.waiting(), 0);
         assert!(door.inner.waiting.lock().each.is_empty());
+    }
+
+    #[test]
+    fn callers_who_proved_nothing_leave_room_for_the_others() {
+        let bounds = Bounds { waiting: 256, each: 64, time: LONG };
+        assert_eq!(bounds.within(10_000), bounds);
+        assert_eq!(bounds.within(100), Bounds { waiting: 50, each: 25, time: LONG });
+        assert_eq!(bounds.within(1), Bounds { waiting: 1, each: 1, time: LONG });
     }
 
     #[tokio::test]

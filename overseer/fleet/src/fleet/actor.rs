@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use overseer_adapter::Notice;
 use overseer_protocol::proto::{self, order};
 use overseer_protocol::{Cause, LaborId, LaborState, SessionId};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::handler::Told;
@@ -19,6 +20,8 @@ use super::recovery::Left;
 use super::shared::FleetShared;
 use crate::callbacks::FleetEvent;
 use crate::claims::millis;
+use crate::clock;
+use crate::condition::Condition;
 use crate::core::{
     AtCapacity, Effect, Event, FleetCore, Found, Happening, Life, Millis, TaskEvent, WhatNext,
 };
@@ -35,8 +38,10 @@ pub(crate) enum FleetMessage {
     Start(usize, RpcReplyPort<Result<Vec<Labor>, AtCapacity>>),
     Invite(Invite, RpcReplyPort<Result<Invitation, InviteError>>),
     Count(RpcReplyPort<BTreeMap<LaborState, usize>>),
-    DrainAll,
-    TerminateAll(Cause),
+    /// What may be said without waiting waits beside the mailbox.
+    Commands,
+    /// One that has a place among those that may wait.
+    InPlace(Box<FleetMessage>, OwnedSemaphorePermit),
     /// Ends all labors, then the fleet; answered when nothing is left.
     Stop(RpcReplyPort<()>),
     /// Ends the fleet and no labor; answered when all that is known is stored.
@@ -92,6 +97,7 @@ impl Actor for FleetActor {
             tokio::spawn(Arc::clone(&reconciling).run(shared.options.reconcile)),
             tokio::spawn(notices(Arc::clone(&nodes), myself.clone())),
             tokio::spawn(sweeps(myself.clone())),
+            tokio::spawn(pauses(Arc::clone(&shared.condition), myself.clone())),
             tokio::spawn({
                 let nodes = Arc::clone(&nodes);
                 async move { nodes.records.run(nodes.plane.store()).await }
@@ -114,6 +120,10 @@ impl Actor for FleetActor {
     ) -> Result<(), ActorProcessingErr> {
         state.shared.metrics.fleet_actor.taken();
         let myself = state.nodes.actor.clone();
+        let message = match message {
+            FleetMessage::InPlace(message, _place) => *message,
+            other => other,
+        };
         let now = state.now();
         // A heartbeat only moves deadlines back: the armed timer finds that out by itself.
         let quiet = matches!(message, FleetMessage::Event(Event::Heard(_)));
@@ -149,18 +159,8 @@ impl Actor for FleetActor {
             }
             FleetMessage::Lives(reply) => drop(reply.send(state.core.labors().collect())),
             FleetMessage::Reconciling(reply) => drop(reply.send(Arc::clone(&state.reconciling))),
-            FleetMessage::DrainAll => {
-                let ids: Vec<LaborId> = state.core.labors().map(|(l, _)| l.labor).collect();
-                let effects =
-                    ids.into_iter().flat_map(|id| state.core.on_event(now, Event::Drain(id))).collect();
-                state.carry_out(effects);
-            }
-            FleetMessage::TerminateAll(cause) => {
-                let ids: Vec<LaborId> = state.core.labors().map(|(l, _)| l.labor).collect();
-                let ends = ids.into_iter().map(|id| Event::Terminate(id, cause.clone()));
-                let effects = ends.flat_map(|e| state.core.on_event(now, e)).collect();
-                state.carry_out(effects);
-            }
+            FleetMessage::Commands => state.obey(now),
+            FleetMessage::InPlace(..) => {}
             // One whose labors are being ended has none to leave.
             FleetMessage::Leave(reply) if !state.nodes.embedded && !state.core.is_stopping() => {
                 state.leave(reply, &myself);
@@ -223,7 +223,21 @@ async fn notices(nodes: Arc<Nodes>, actor: Mailbox<FleetMessage>) {
             Notice::Ended(key, cause) => Event::Ended(Life::from(&key), cause),
             Notice::Going { key, cause, .. } => Event::Going(Life::from(&key), cause),
         };
-        if actor.cast(FleetMessage::Event(event)).is_err() {
+        // An adapter that says more than the actor takes waits in its own channel.
+        let Some(place) = nodes.shared.commands.places.take().await else { return };
+        if actor.cast(FleetMessage::InPlace(Box::new(FleetMessage::Event(event)), place)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells the actor when labors can be started no longer, and when they can again.
+async fn pauses(condition: Arc<Condition>, actor: Mailbox<FleetMessage>) {
+    let mut paused = false;
+    loop {
+        condition.pause_changed(paused).await;
+        paused = !paused;
+        if actor.cast(FleetMessage::Event(Event::Paused(paused))).is_err() {
             return;
         }
     }
@@ -299,7 +313,7 @@ impl FleetState {
     fn take_over(&mut self, left: Left) {
         let embedded = self.nodes.embedded;
         let mut survivors = BTreeSet::new();
-        let today = millis(SystemTime::now());
+        let today = millis(clock::now());
         for (record, found) in left.labors {
             let life = record.life();
             let invited = record.invited.map(|until| Duration::from_millis(until.saturating_sub(today)));
@@ -345,11 +359,27 @@ impl FleetState {
         });
     }
 
+    /// Does what was said without waiting: an end goes before a drain.
+    fn obey(&mut self, now: Millis) {
+        let mut given = self.shared.commands.take();
+        let all = || self.core.labors().map(|(life, _)| life.labor);
+        if given.terminate_all {
+            given.terminate.extend(all());
+        }
+        if given.drain_all {
+            given.drain.extend(all());
+        }
+        let ends = given.terminate.iter().map(|labor| Event::Terminate(*labor, Cause::Asked));
+        let drains = given.drain.difference(&given.terminate).map(|labor| Event::Drain(*labor));
+        let effects = ends.chain(drains).flat_map(|event| self.core.on_event(now, event)).collect();
+        self.carry_out(effects);
+    }
+
     fn new_labor(&mut self, invited: bool) -> Labor {
-        let millis = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+        let millis = millis(clock::now());
         // Of two in one millisecond the later one has the larger id too: they sort by age.
         let (last, random) = self.last_id;
-        self.last_id = match millis as u64 {
+        self.last_id = match millis {
             millis if millis > last => (millis, crate::random::u128() >> 49),
             _ => (last, random + 1),
         };

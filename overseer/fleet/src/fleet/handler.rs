@@ -19,7 +19,10 @@ use crate::telemetry::Batch;
 /// records are counted.
 const TELEMETRY_BATCHES: usize = 256;
 
-/// What the callbacks are told. Bounded by the number of labors and their changes.
+/// Callbacks that wait; then the oldest is dropped, and `handle_event` is told how many.
+const WAITING_CALLBACKS: usize = 16_384;
+
+/// What the callbacks are told.
 pub(crate) enum Told {
     Connected(Labor, Arc<Facts>),
     Loaded(Labor, ReleaseId),
@@ -34,8 +37,8 @@ pub(crate) enum Told {
 pub(crate) trait HandlerPort: Send + Sync {
     fn tell(&self, told: Told);
     fn telemetry(&self, labor: Labor, batch: &Batch);
-    /// Batches of telemetry that wait.
-    fn waiting_telemetry(&self) -> usize;
+    /// What waits to be told, and batches of telemetry that wait.
+    fn waiting(&self) -> (usize, usize);
     /// What was told so far is still taken, then the callbacks end, also when `supervisor` has
     /// ended before.
     fn finish(&self, supervisor: ActorCell);
@@ -46,7 +49,8 @@ pub(crate) trait HandlerPort: Send + Sync {
 pub(crate) type Visit<H> = Box<dyn FnOnce(&mut H) + Send>;
 
 pub(crate) enum HandlerMessage<H> {
-    Told(Told),
+    /// Something to be told waits: one such message for each.
+    Told,
     /// A batch of telemetry waits.
     Telemetry,
     /// A call or cast to the user's own state.
@@ -57,6 +61,7 @@ pub(crate) enum HandlerMessage<H> {
 pub(crate) struct Waiting {
     metrics: Arc<FleetMetrics>,
     telemetry: Mutex<TelemetryQueue>,
+    told: Mutex<ToldQueue>,
     /// Where the callbacks run.
     task: OnceLock<tokio::task::Id>,
 }
@@ -68,6 +73,26 @@ struct TelemetryQueue {
     dropped: u64,
     /// Whether a message that says so is on its way.
     announced: bool,
+}
+
+#[derive(Default)]
+struct ToldQueue {
+    waiting: VecDeque<Told>,
+    /// Dropped since that was last said.
+    dropped: u64,
+}
+
+impl ToldQueue {
+    /// Queues it; true when there is one more than before.
+    fn push(&mut self, told: Told) -> bool {
+        let full = self.waiting.len() == WAITING_CALLBACKS;
+        if full {
+            self.waiting.pop_front();
+            self.dropped += 1;
+        }
+        self.waiting.push_back(told);
+        !full
+    }
 }
 
 impl Waiting {
@@ -102,8 +127,13 @@ pub(crate) struct Port<H: Overseer> {
 #[async_trait]
 impl<H: Overseer> HandlerPort for Port<H> {
     fn tell(&self, told: Told) {
-        // A handler that has stopped is told nothing.
-        let _ = self.actor.cast(HandlerMessage::Told(told));
+        let more = self.waiting.told.lock().push(told);
+        if more {
+            // A handler that has stopped is told nothing.
+            let _ = self.actor.cast(HandlerMessage::Told);
+        } else {
+            self.waiting.metrics.queue_dropped.add("callbacks");
+        }
     }
 
     fn telemetry(&self, labor: Labor, batch: &Batch) {
@@ -112,8 +142,8 @@ impl<H: Overseer> HandlerPort for Port<H> {
         }
     }
 
-    fn waiting_telemetry(&self) -> usize {
-        self.waiting.telemetry.lock().batches.len()
+    fn waiting(&self) -> (usize, usize) {
+        (self.waiting.told.lock().waiting.len(), self.waiting.telemetry.lock().batches.len())
     }
 
     fn finish(&self, supervisor: ActorCell) {
@@ -161,7 +191,8 @@ impl<H: Overseer> Actor for HandlerActor<H> {
         let metrics = Arc::clone(&handle.shared.metrics);
         metrics.callbacks.reset();
         let myself = Mailbox::new(myself, &metrics.callbacks);
-        let waiting = Arc::new(Waiting { metrics, telemetry: Mutex::default(), task: OnceLock::new() });
+        let (telemetry, told, task) = Default::default();
+        let waiting = Arc::new(Waiting { metrics, telemetry, told, task });
         let port = Port { actor: myself.clone(), waiting: Arc::clone(&waiting) };
         let _ = handle.shared.handler.set(Arc::new(port));
         let fleet = Fleet { handle, handler: myself };
@@ -196,17 +227,54 @@ impl<H: Overseer> Actor for HandlerActor<H> {
                     break;
                 }
             },
-            HandlerMessage::Told(told) => match told {
-                Told::Connected(labor, facts) => handler.handle_connected(fleet, &labor, &facts).await,
-                Told::Loaded(labor, release) => handler.handle_loaded(fleet, &labor, &release).await,
-                Told::Paired(labor) => handler.handle_paired(fleet, &labor).await,
-                Told::Disconnected(labor, cause) => handler.handle_disconnected(fleet, &labor, &cause).await,
-                Told::Terminated(labor, cause, next) => {
-                    handler.handle_terminated(fleet, &labor, &cause, next).await;
+            HandlerMessage::Told => {
+                let (told, dropped) = {
+                    let mut queue = waiting.told.lock();
+                    (queue.waiting.pop_front(), std::mem::take(&mut queue.dropped))
+                };
+                if dropped > 0 {
+                    tracing::warn!(dropped, "callbacks were too slow: the oldest were dropped");
+                    let event = FleetEvent::CallbacksDropped { callbacks: dropped };
+                    handler.handle_event(fleet, &event).await;
                 }
-                Told::Event(event) => handler.handle_event(fleet, &event).await,
-            },
+                let Some(told) = told else { return Ok(()) };
+                tell(handler, fleet, told).await;
+            }
         }
         Ok(())
+    }
+}
+
+async fn tell<H: Overseer>(handler: &mut H, fleet: &Fleet<H>, told: Told) {
+    match told {
+        Told::Connected(labor, facts) => handler.handle_connected(fleet, &labor, &facts).await,
+        Told::Loaded(labor, release) => handler.handle_loaded(fleet, &labor, &release).await,
+        Told::Paired(labor) => handler.handle_paired(fleet, &labor).await,
+        Told::Disconnected(labor, cause) => handler.handle_disconnected(fleet, &labor, &cause).await,
+        Told::Terminated(labor, cause, next) => {
+            handler.handle_terminated(fleet, &labor, &cause, next).await;
+        }
+        Told::Event(event) => handler.handle_event(fleet, &event).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(n: u64) -> Told {
+        Told::Event(FleetEvent::TelemetryDropped { records: n })
+    }
+
+    #[test]
+    fn callbacks_that_are_too_slow_lose_the_oldest_and_know_how_many() {
+        let mut queue = ToldQueue::default();
+        let more = (0..WAITING_CALLBACKS as u64 + 3).filter(|n| queue.push(told(*n))).count();
+        // A message for each that waits, and none more.
+        assert_eq!((more, queue.waiting.len(), queue.dropped), (WAITING_CALLBACKS, WAITING_CALLBACKS, 3));
+        let Some(Told::Event(FleetEvent::TelemetryDropped { records })) = queue.waiting.pop_front() else {
+            panic!("nothing waits")
+        };
+        assert_eq!(records, 3, "the oldest that is left");
     }
 }

@@ -11,6 +11,7 @@ use overseer_protocol::{
 
 use super::Stopped;
 use super::nodes::{Claiming, Nodes};
+use crate::clock;
 use crate::core::{AtCapacity, Event, Life};
 use crate::labor::{EndedEarly, Labor};
 use crate::store::{StoreError, Transaction};
@@ -152,7 +153,7 @@ impl Nodes {
     ) -> Result<Invitation, InviteError> {
         // What ends this life from here on is written after its intent.
         let _writing = self.records.hold().await;
-        let now = SystemTime::now();
+        let now = clock::now();
         let until = now + ttl;
         let claiming = Claiming { valid: ttl, now, state: LaborState::Booting, invited: true };
         let (operations, claim) = self.claim(life, &claiming);

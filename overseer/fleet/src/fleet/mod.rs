@@ -2,6 +2,7 @@
 
 mod actor;
 mod builder;
+mod commands;
 mod handler;
 mod invitation;
 mod nodes;
@@ -17,22 +18,24 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use overseer_adapter::NodeKey;
-use overseer_protocol::{Cause, FleetName, LaborId, LaborState, LogStream};
+use overseer_protocol::{FleetName, LaborId, LaborState, LogStream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, oneshot};
 
 pub(crate) use self::actor::FleetMessage;
 pub use self::builder::{FleetBuilder, StartError};
+use self::commands::Given;
+pub(crate) use self::commands::Places;
 pub(crate) use self::handler::Told;
 use self::handler::{HandlerMessage, Visit};
 use self::invitation::Invite;
 pub use self::invitation::{INVITATION_TTL, Invitation, InviteError};
 pub use self::recovery::RecoveryError;
-use self::shared::Place;
-pub(crate) use self::shared::{FleetShared, left};
+pub(crate) use self::shared::{FleetShared, Place, left};
 use crate::call::{CallError, CallOptions};
 use crate::callbacks::{Overseer, Quiet};
+use crate::condition::{Part, Trouble};
 use crate::core::{AtCapacity, Event, Finding, Life, Pass};
 use crate::labor::{HistoryEntry, Labor, OpenCall, decode, encode};
 use crate::logs::{LogError, LogReader};
@@ -83,6 +86,9 @@ pub enum StartChildError {
     /// Every slot is taken.
     #[error(transparent)]
     AtCapacity(#[from] AtCapacity),
+    /// The disk is full or read-only, or no file descriptor is free.
+    #[error("no labor can be started now, for {0}; {help}", help = .0.help())]
+    Paused(Box<Trouble>),
     /// The fleet has stopped.
     #[error(transparent)]
     Stopped(#[from] Stopped),
@@ -93,6 +99,8 @@ impl StartChildError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::AtCapacity(error) => error.code(),
+            Self::Paused(trouble) if trouble.part == Part::Files => "control_plane.no_files",
+            Self::Paused(_) => "store.not_writable",
             Self::Stopped(error) => error.code(),
         }
     }
@@ -157,6 +165,9 @@ impl FleetHandle {
     /// # Errors
     /// [`StartChildError`]; nothing was started.
     pub async fn start_children(&self, n: usize) -> Result<Vec<Labor>, StartChildError> {
+        if let Some(trouble) = self.shared.condition.pauses().filter(|_| n > 0) {
+            return Err(StartChildError::Paused(Box::new(trouble)));
+        }
         Ok(self.ask(|reply| FleetMessage::Start(n, reply)).await??)
     }
 
@@ -194,22 +205,26 @@ impl FleetHandle {
     /// Ends a labor for good: its plugin is asked to stop, then the node is ended. Returns at
     /// once; [`Labor::terminated`] waits for it. An unknown labor is fine.
     pub fn terminate_child(&self, labor: LaborId) {
-        self.event(Event::Terminate(labor, Cause::Asked));
+        if self.shared.labor(labor).is_some() {
+            self.command(|given| _ = given.terminate.insert(labor));
+        }
     }
 
     /// Ends every labor for good; new ones may be started.
     pub fn terminate_all(&self) {
-        let _ = self.actor.cast(FleetMessage::TerminateAll(Cause::Asked));
+        self.command(|given| given.terminate_all = true);
     }
 
     /// Lets a labor finish its calls, then ends it for good.
     pub fn drain(&self, labor: LaborId) {
-        self.event(Event::Drain(labor));
+        if self.shared.labor(labor).is_some() {
+            self.command(|given| _ = given.drain.insert(labor));
+        }
     }
 
     /// Lets every labor finish its calls, then ends it for good.
     pub fn drain_all(&self) {
-        let _ = self.actor.cast(FleetMessage::DrainAll);
+        self.command(|given| given.drain_all = true);
     }
 
     /// How many labors there are.
@@ -392,12 +407,21 @@ impl FleetHandle {
         let _ = self.actor.cast(FleetMessage::Event(event));
     }
 
+    fn command(&self, command: impl FnOnce(&mut Given)) {
+        if self.shared.commands.give(command) {
+            // A fleet that has stopped has nothing to do.
+            let _ = self.actor.cast(FleetMessage::Commands);
+        }
+    }
+
     async fn ask<T: Send + 'static>(
         &self,
         message: impl FnOnce(ractor::RpcReplyPort<T>) -> FleetMessage,
     ) -> Result<T, Stopped> {
         let (send, receive) = ractor::concurrency::oneshot();
-        self.actor.cast(message(send.into())).map_err(|_| Stopped)?;
+        let place = self.shared.commands.places.take().await.ok_or(Stopped)?;
+        let message = FleetMessage::InPlace(Box::new(message(send.into())), place);
+        self.actor.cast(message).map_err(|_| Stopped)?;
         receive.await.map_err(|_| Stopped)
     }
 }
@@ -437,7 +461,7 @@ impl<H: Overseer> Deref for Fleet<H> {
 
 impl<H: Overseer> Fleet<H> {
     /// Calls the user's own state: runs `visit` on it between two callbacks and returns what it
-    /// returns.
+    /// returns. Waits for a place where many wait already.
     ///
     /// # Errors
     /// [`Stopped`].
@@ -446,7 +470,9 @@ impl<H: Overseer> Fleet<H> {
         visit: impl FnOnce(&mut H) -> R + Send + 'static,
     ) -> Result<R, Stopped> {
         let (send, receive) = oneshot::channel();
+        let place = self.shared.state_calls.take().await.ok_or(Stopped)?;
         self.visit(Box::new(move |state| {
+            drop(place);
             let _ = send.send(visit(state));
         }))?;
         receive.await.map_err(|_| Stopped)

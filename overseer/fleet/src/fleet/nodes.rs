@@ -12,6 +12,7 @@ use super::actor::FleetMessage;
 use super::record_writer::RecordWriter;
 use super::shared::FleetShared;
 use crate::claims::{Claims, NewClaim, millis};
+use crate::clock;
 use crate::control_plane::ControlPlane;
 use crate::core::{Event, Life};
 use crate::labor::LaborShared;
@@ -62,8 +63,9 @@ impl Nodes {
     /// is over by then, its node is ended (again), for the first order may have come before it.
     pub(crate) async fn provision(self: &Arc<Self>, lives: Vec<Life>) {
         let batch = self.adapter.capabilities().batch.clamp(1, INTENTS);
+        let mut again = Vec::new();
         for lives in lives.chunks(batch) {
-            let intents = match self.intend(lives).await {
+            let intents = match self.intend_when_possible(lives).await {
                 Ok(intents) => intents,
                 Err(error) => {
                     for life in lives {
@@ -91,11 +93,34 @@ impl Nodes {
                         self.records.node(life.labor, node.provider_id);
                         self.report(Event::Accepted(life));
                     }
+                    // Asked again when there are some: it is no fault of this life.
+                    Err(error) if self.shared.condition.lacks_files() => {
+                        tracing::debug!(labor = %life.labor, %error, "no node without file descriptors");
+                        again.push(life);
+                    }
                     Err(error) => self.report(refused(life, &error)),
                 }
             }
             if !late.is_empty() {
                 tokio::spawn(Arc::clone(self).end_late(late));
+            }
+        }
+        if !again.is_empty() {
+            Box::pin(self.provision(again)).await;
+        }
+    }
+
+    /// As [`Nodes::intend`], but not while the disk is full or no file descriptor is free, which is no
+    /// fault of these lives. Who wants them no more says so meanwhile.
+    async fn intend_when_possible(&self, lives: &[Life]) -> Result<Vec<(Asked, Request)>, StoreError> {
+        let condition = &self.shared.condition;
+        loop {
+            condition.startable().await;
+            let is_present = |life: &Life| self.shared.present(life.labor, life.generation).is_some();
+            let present: Vec<Life> = lives.iter().copied().filter(is_present).collect();
+            match self.intend(&present).await {
+                Err(StoreError::NotWritable { .. }) if condition.pauses().is_some() => {}
+                done => return done,
             }
         }
     }
@@ -109,7 +134,7 @@ impl Nodes {
         let deadlines = &self.shared.options.deadlines;
         let claiming = Claiming {
             valid: deadlines.provision + deadlines.boot,
-            now: SystemTime::now(),
+            now: clock::now(),
             state: LaborState::Requested,
             invited: false,
         };

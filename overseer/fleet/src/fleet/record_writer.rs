@@ -1,13 +1,14 @@
 //! Writes the records of labors behind the actor, which waits for no disk.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use overseer_protocol::{Cause, LaborId, LaborState};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::claims::{Claims, millis};
+use crate::clock;
 use crate::core::Life;
 use crate::records::LaborRecord;
 use crate::store::{MAX_OPERATIONS, Store, StoreError, Transaction};
@@ -92,7 +93,7 @@ impl RecordWriter {
     fn change(&self, labor: LaborId, change: impl FnOnce(&mut LaborRecord)) {
         if let Some(record) = self.latest.lock().get_mut(&labor) {
             change(record);
-            record.updated_ms = millis(SystemTime::now());
+            record.updated_ms = millis(clock::now());
             self.waiting.lock().add(labor, Kind::Put);
             self.changed.notify_one();
         }
@@ -148,7 +149,11 @@ impl RecordWriter {
         loop {
             self.changed.notified().await;
             while let Err(error) = self.flush(store).await {
-                tracing::error!(%error, "the state of labors could not be stored; trying again");
+                match error {
+                    // The store says so itself, once.
+                    StoreError::NotWritable { .. } => tracing::debug!(%error, "labors wait to be stored"),
+                    error => tracing::error!(%error, "the state of labors could not be stored; trying again"),
+                }
                 tokio::time::sleep(RETRY).await;
             }
         }

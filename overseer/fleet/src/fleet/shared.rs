@@ -11,9 +11,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::commands::{Commands, Places};
 use super::handler::HandlerPort;
 use super::record_writer::RecordWriter;
 use crate::call::{CallError, CallOptions};
+use crate::clock;
+use crate::condition::Condition;
 use crate::control_plane::ControlPlane;
 use crate::core::{Life, Options};
 use crate::labor::{HistoryEntry, Labor, LaborShared, OpenCall, begin};
@@ -47,6 +50,9 @@ pub(crate) struct FleetShared {
     waiting: Arc<AtomicUsize>,
     /// Casts to the state of the callbacks that wait.
     pub(super) state_casts: Arc<AtomicUsize>,
+    /// Places for calls of that state.
+    pub(super) state_calls: Places,
+    pub(super) commands: Commands,
     turn: AtomicUsize,
     pub(crate) telemetry: broadcast::Sender<Batch>,
     pub(crate) events: broadcast::Sender<HistoryEntry>,
@@ -59,6 +65,8 @@ pub(crate) struct FleetShared {
     pub(crate) tracer: Option<FleetTracer>,
     /// None only while the fleet starts.
     pub(crate) records: OnceLock<Arc<RecordWriter>>,
+    /// What can be written.
+    pub(crate) condition: Arc<Condition>,
     /// Cancelled when the fleet is left: nothing of its labors is taken in any more.
     pub(crate) left: CancellationToken,
 }
@@ -85,6 +93,8 @@ impl FleetShared {
             ready_changed: Notify::new(),
             waiting: Arc::default(),
             state_casts: Arc::default(),
+            state_calls: Places::default(),
+            commands: Commands::default(),
             turn: AtomicUsize::new(0),
             telemetry: broadcast::Sender::new(SUBSCRIBER_BATCHES),
             events: broadcast::Sender::new(EVENTS),
@@ -92,6 +102,7 @@ impl FleetShared {
             tasks: OnceLock::new(),
             payloads: plane.payloads(),
             logs: plane.logs(),
+            condition: plane.condition(),
             records: OnceLock::new(),
             left: CancellationToken::new(),
         }
@@ -232,7 +243,7 @@ impl FleetShared {
         payload: Bytes,
         options: CallOptions,
     ) -> Result<OpenCall, CallError> {
-        let traced = self.tracer.as_ref().zip(options.trace).map(|traced| (traced, SystemTime::now()));
+        let traced = self.tracer.as_ref().zip(options.trace).map(|traced| (traced, clock::now()));
         let begun = self.find_labor(method, payload, options).await;
         if let Some(((tracer, trace), since)) = traced {
             tracer.queued(trace, since, method, begun.as_ref().err().map(ToString::to_string));
@@ -337,11 +348,11 @@ pub(crate) fn left() -> Status {
 }
 
 /// One place among those that wait, given back when dropped.
-pub(super) struct Place(Arc<AtomicUsize>);
+pub(crate) struct Place(Arc<AtomicUsize>);
 
 impl Place {
     /// None when all are taken.
-    pub(super) fn take(taken: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+    pub(crate) fn take(taken: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
         let place = Self(Arc::clone(taken));
         (taken.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
     }

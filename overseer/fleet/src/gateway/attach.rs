@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use overseer_protocol::proto::session_server::Session as SessionService;
@@ -12,13 +12,17 @@ use super::Gateway;
 use super::pace::Pace;
 use super::peer::Peer;
 use crate::callbacks::FleetEvent;
+use crate::clock;
 use crate::core::{Event, Life, TaskEvent};
-use crate::fleet::{FleetHandle, Told, left};
+use crate::fleet::{FleetHandle, Place, Told, left};
 use crate::labor::{Labor, LaborShared};
 use crate::metrics::one;
 use crate::session::{LaneStream, Session};
 use crate::telemetry::Batch;
 
+/// Answers to tasks of one labor that wait for the fleet or the disk, each up to 256 KiB. A labor has
+/// a few at a time; one with more is cut off, keeps what was not taken and says it again.
+const ANSWERS: usize = 1024;
 /// An agent says hello within this time of attaching.
 const HELLO: Duration = Duration::from_secs(10);
 
@@ -73,14 +77,14 @@ impl SessionService for Gateway {
 
         let stream = LaneStream(Arc::clone(&session.lanes));
         let pace = Pace::new(options.heartbeat, Instant::now());
-        let attachment = Attachment { session, labor, fleet, pace };
+        let attachment = Attachment { session, labor, fleet, pace, answers: Arc::default() };
         tokio::spawn(attachment.run(rest, reports));
         Ok(Response::new(stream))
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<proto::Identity>, Status> {
         let Peer { identity, fleet, .. } = self.peer(&request)?;
-        let issued = self.certificate(&request.into_inner().csr, &identity, SystemTime::now())?;
+        let issued = self.certificate(&request.into_inner().csr, &identity)?;
         // A call may run for longer than a certificate is good.
         let not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(issued.not_after);
         fleet.shared.extend_sessions(Life::of(&identity), not_after);
@@ -105,12 +109,13 @@ struct Attachment {
     labor: Arc<LaborShared>,
     fleet: FleetHandle,
     pace: Pace,
+    answers: Arc<AtomicUsize>,
 }
 
 impl Attachment {
     async fn run(mut self, first: Vec<Report>, mut reports: Streaming<ToOverseer>) {
         let mut valid_until = self.session.valid_until.subscribe();
-        let left = |until: SystemTime| until.duration_since(SystemTime::now()).unwrap_or_default();
+        let left = |until: SystemTime| until.duration_since(clock::now()).unwrap_or_default();
         let expiry = tokio::time::sleep(left(*valid_until.borrow_and_update()));
         tokio::pin!(expiry);
         let mut taken = self.take_all(first);
@@ -165,8 +170,10 @@ impl Attachment {
                 self.session.finish(result, &self.labor.payloads);
             }
             report::Kind::Result(result) => {
+                let place = Place::take(&self.answers, ANSWERS)
+                    .ok_or_else(|| Status::resource_exhausted("too many answers of this labor wait"))?;
                 if let Some(tasks) = self.fleet.shared.tasks.get() {
-                    tasks.answered(life, result, &self.labor.payloads);
+                    tasks.answered(life, result, &self.labor.payloads, place);
                 }
             }
             report::Kind::Held(held) => self.held(held),

@@ -23,6 +23,7 @@ use self::until::Expiry;
 use super::Gateway;
 use super::peer::Peer;
 use crate::blobs::{BlobError, Reader};
+use crate::condition;
 use crate::fleet::FleetHandle;
 use crate::labor::LaborShared;
 use crate::logs::{LogError, Push};
@@ -272,7 +273,11 @@ async fn keep(logs: &Arc<crate::logs::Logs>, task: TaskId, push: LogPush) -> Res
         Ok(through) => Ok(LogAck { through, ..ack }),
         Err(error @ LogError::BadName(_)) => Err(Status::invalid_argument(error.to_string())),
         Err(error) => {
-            tracing::error!(%error, "a log cannot be kept");
+            match &error {
+                // That the disk is full is said once, by the condition.
+                LogError::Io { source, .. } if condition::takes_nothing(source) => {}
+                error => tracing::error!(%error, "a log cannot be kept"),
+            }
             Err(Status::resource_exhausted(error.to_string()))
         }
     }

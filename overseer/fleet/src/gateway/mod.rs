@@ -24,12 +24,13 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
-use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::{Connected, Router};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use self::bounded::Bounded;
+use crate::accept::{Accepted, Farewell, Incoming};
 use crate::authority::ServerIdentity;
+use crate::condition::Condition;
 use crate::control_plane::{ControlPlane, ControlPlaneError};
 use crate::door::{Allowance, Bounds, Door, Entrance, FailureLimits, Failures, Guarded, Source};
 use overseer_protocol::error_text;
@@ -46,6 +47,8 @@ const KEEPALIVE_ANSWER: Duration = Duration::from_secs(20);
 /// A socket over which nothing comes is closed, whatever should have come. Later than HTTP/2
 /// does, which says why.
 const SILENCE: Duration = Duration::from_secs(45);
+/// The part of the file descriptors that connections of labors may take: a half, of each socket.
+const CONNECTIONS: u64 = 2;
 /// Requests that one connection has open.
 const STREAMS: u32 = 64;
 /// Bytes of headers in one request.
@@ -108,16 +111,19 @@ impl Listeners {
     }
 
     /// Takes callers until `stopped` says so; they wait until there is somebody to answer.
-    pub(crate) fn open(self, stopped: &watch::Receiver<bool>) -> (Listening, Vec<JoinHandle<()>>) {
+    pub(crate) fn open(
+        self,
+        condition: &Arc<Condition>,
+        stopped: &watch::Receiver<bool>,
+    ) -> (Listening, Vec<JoinHandle<()>>) {
         let door = Door::new("labors.sock", LOCAL);
-        let incoming = UnixListenerStream::new(self.unix);
+        let incoming = Incoming::new(self.unix, CONNECTIONS, Farewell::Silent, Arc::clone(condition));
         let incoming = incoming.map(move |socket| socket.map(|socket| door.guard(socket, Source::Here)));
         let (unix, task) = Entrance::open(bounded(incoming, stopped.clone()), stopped.clone());
         let (mut tcp, mut tasks) = (None, vec![task]);
         if let Some(listener) = self.tcp {
-            // Without TCP_NODELAY pipelined calls are an order of magnitude slower.
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            let door = Door::new("listen", STRANGERS);
+            let incoming = Incoming::new(listener, CONNECTIONS, Farewell::Silent, Arc::clone(condition));
+            let door = Door::new("listen", STRANGERS.within(incoming.most()));
             let incoming = incoming.map(move |socket| socket.map(|socket| guard(&door, socket)));
             let (entrance, task) = Entrance::open(bounded(incoming, stopped.clone()), stopped.clone());
             tcp = Some(entrance);
@@ -129,8 +135,8 @@ impl Listeners {
 
 /// Sockets that are served.
 pub(crate) struct Listening {
-    unix: Entrance<Bounded<Guarded<UnixStream>>>,
-    tcp: Option<Entrance<Bounded<Guarded<TcpStream>>>>,
+    unix: Entrance<Bounded<Guarded<Accepted<UnixStream>>>>,
+    tcp: Option<Entrance<Bounded<Guarded<Accepted<TcpStream>>>>>,
     stopped: watch::Receiver<bool>,
 }
 
@@ -160,8 +166,9 @@ impl Listening {
 }
 
 /// One whose address cannot be told has gone already.
-fn guard(door: &Door, socket: TcpStream) -> Guarded<TcpStream> {
-    let source = socket.peer_addr().map_or(Source::Here, |address| Source::of(address.ip()));
+fn guard(door: &Door, socket: Accepted<TcpStream>) -> Guarded<Accepted<TcpStream>> {
+    let address = socket.connect_info().remote_addr();
+    let source = address.map_or(Source::Here, |address| Source::of(address.ip()));
     door.guard(socket, source)
 }
 

@@ -8,11 +8,13 @@ use tonic::{Request, Response, Status};
 use super::Gateway;
 use super::peer::place;
 use crate::authority::{Authority, AuthorityError};
+use crate::clock;
 use crate::core::{Event, Life};
 use crate::metrics::one;
 
-/// How long a labor's certificate is good; it is renewed well before.
-pub(super) const CERTIFICATE: Duration = Duration::from_secs(6 * 3600);
+/// How long a labor's certificate is good. It is renewed after two thirds of that: what is left then is
+/// by how much a clock may jump forward before a labor that has to dial again is refused.
+pub(super) const CERTIFICATE: Duration = Duration::from_secs(18 * 3600);
 
 #[tonic::async_trait]
 impl Pairing for Gateway {
@@ -60,7 +62,7 @@ impl Gateway {
         let key = Authority::check_request(&request.csr)
             .inspect_err(|_| count("signing_request"))
             .map_err(|error| Refused::for_good(Status::invalid_argument(error.to_string())))?;
-        let now = SystemTime::now();
+        let now = clock::now();
         let identity = self.plane.claims().admit(&claim, key, now).await.map_err(|refused| {
             count(refused.code());
             let why = format!("a claim was refused, of host {}: {refused}", facts.host);
@@ -87,24 +89,18 @@ impl Gateway {
             return Err(Refused::ToComeAgain(over));
         };
         *labor.facts.write() = Some(facts.into());
-        let issued = self.certificate(&request.csr, &identity, now);
+        let issued = self.certificate(&request.csr, &identity);
         let issued = issued.inspect_err(|_| count("signing_request")).map_err(Refused::ToComeAgain)?;
         one(&counters.joined);
         fleet.event(Event::Joined(Life::of(&identity)));
         Ok(JoinResponse { version, identity: Some(issued) })
     }
 
-    pub(super) fn certificate(
-        &self,
-        csr: &[u8],
-        identity: &Identity,
-        now: SystemTime,
-    ) -> Result<proto::Identity, Status> {
+    pub(super) fn certificate(&self, csr: &[u8], identity: &Identity) -> Result<proto::Identity, Status> {
+        let (now, ttl) = clock::now_for_all(CERTIFICATE);
         let authorities = self.plane.authorities();
-        let issued = authorities
-            .labors()
-            .issue(csr, identity, CERTIFICATE, now)
-            .map_err(|error| refused_request(&error))?;
+        let issued =
+            authorities.labors().issue(csr, identity, ttl, now).map_err(|error| refused_request(&error))?;
         let not_after = issued.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Ok(proto::Identity {
             certificate: issued.certificate,

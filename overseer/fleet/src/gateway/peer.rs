@@ -7,6 +7,7 @@ use tonic::{Request, Status};
 
 use super::Gateway;
 use crate::authority::{self, Stage};
+use crate::clock;
 use crate::door::{Place, Placed};
 use crate::fleet::FleetHandle;
 use crate::labor::LaborShared;
@@ -83,7 +84,7 @@ impl Gateway {
 
     /// The labor of an identity, if it may still ask for anything.
     fn known(&self, identity: Identity, not_after: SystemTime) -> Result<Peer, (Identity, Status)> {
-        if SystemTime::now() >= not_after {
+        if clock::now() >= not_after {
             let why = "the client certificate has run out; the labor must end";
             return Err((identity, Status::unauthenticated(why)));
         }

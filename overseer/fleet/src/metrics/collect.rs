@@ -138,6 +138,7 @@ fn looked_up(out: &mut Out<'_>, shared: &FleetShared) {
         out.number("overseer_tasks", &[fleet, state], gauge.load(Ordering::Relaxed).max(0) as f64);
     }
     let admitted = shared.tasks.get().map_or((0, 0), |tasks| tasks.admitted());
+    let (callbacks, telemetry) = shared.handler.get().map_or((0, 0), |handler| handler.waiting());
     let depths = [
         ("calls_waiting", shared.waiting_calls()),
         ("session_orders", orders),
@@ -147,7 +148,8 @@ fn looked_up(out: &mut Out<'_>, shared: &FleetShared) {
         ("task_bytes", admitted.1),
         ("task_writes", metrics.task_writes.load(Ordering::Relaxed).max(0) as usize),
         ("labor_records", shared.records.get().map_or(0, |records| records.waiting())),
-        ("telemetry_callbacks", shared.handler.get().map_or(0, |handler| handler.waiting_telemetry())),
+        ("callbacks", callbacks),
+        ("telemetry_callbacks", telemetry),
         ("telemetry_subscribers", shared.telemetry.len()),
         ("event_subscribers", shared.events.len()),
     ];

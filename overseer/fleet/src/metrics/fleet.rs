@@ -113,6 +113,7 @@ impl Default for FleetMetrics {
                 "tasks",
             ]),
             queue_dropped: Counts::new(&[
+                "callbacks",
                 "telemetry_callbacks",
                 "telemetry_subscribers",
                 "event_subscribers",

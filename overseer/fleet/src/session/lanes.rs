@@ -17,6 +17,9 @@ const MESSAGE_BYTES: usize = 512 * 1024;
 /// Orders after which a message is full.
 const MESSAGE_ORDERS: usize = 1024;
 
+/// Control orders that wait for the connection: more than the calls that a session has open can make,
+/// with a cancel each. A labor that lets more pile up reads nothing, and is cut off.
+const CONTROL: usize = 16_384;
 /// Calls and casts that wait for the connection.
 const WAITING: usize = 16_384;
 /// Bytes of them.
@@ -24,9 +27,9 @@ const WAITING_BYTES: usize = 256 << 20;
 
 /// What waits to go to one labor, in two lanes: control is never behind anything else.
 ///
-/// The data lane refuses what is over its bounds. The control lane is bounded by the calls that
-/// have gone (a cancel each) and its labor's life; of what answers the labor, only the latest
-/// waits, so that one that says much and reads nothing makes nothing grow.
+/// The data lane refuses what is over its bounds. A full control lane ends the stream. Of what
+/// answers heartbeats and telemetry only the latest waits, so that a labor that says much of them
+/// and reads nothing makes nothing grow.
 #[derive(Debug, Default)]
 pub(crate) struct Lanes {
     inner: Mutex<Inner>,
@@ -41,6 +44,7 @@ struct Inner {
     ack: Option<Order>,
     data: VecDeque<(usize, Order)>,
     data_bytes: usize,
+    overrun: bool,
     waker: Option<Waker>,
     closed: Option<Option<Status>>,
 }
@@ -50,8 +54,12 @@ impl Lanes {
         self.push(|inner| match order.kind {
             Some(Kind::Lease(_)) => inner.lease = Some(order),
             Some(Kind::TelemetryAck(_)) => inner.ack = Some(order),
-            _ => inner.control.push_back(order),
+            _ if inner.control.len() < CONTROL => inner.control.push_back(order),
+            _ => inner.overrun = true,
         });
+        if self.inner.lock().overrun {
+            self.close(Some(Status::resource_exhausted("the labor does not read what it is told")));
+        }
     }
 
     /// Queues a call or cast of so many bytes.
@@ -231,6 +239,21 @@ mod tests {
         let Some(Kind::Lease(lease)) = &message.orders[0].kind else { panic!("no lease") };
         let Some(Kind::TelemetryAck(ack)) = &message.orders[1].kind else { panic!("no ack") };
         assert_eq!((message.orders.len(), lease.seq, ack.through), (2, 9_999, 9_999));
+    }
+
+    #[test]
+    fn a_labor_that_reads_no_order_is_cut_off() {
+        let lanes = Lanes::default();
+        let cancel = |id| Order { kind: Some(Kind::Cancel(Cancel { id })) };
+        (0..CONTROL as u64).for_each(|id| lanes.control(cancel(id)));
+        assert!(lanes.inner.lock().closed.is_none());
+        (0..3).for_each(|id| lanes.control(cancel(id)));
+        assert_eq!(lanes.inner.lock().control.len(), CONTROL);
+        let call = Order { kind: Some(Kind::Call(Call::default())) };
+        assert_eq!(lanes.data(1, call), Err(NotQueued::Closed));
+        // What waits is still there, then the reason.
+        assert!(matches!(next(&lanes), Poll::Ready(Some(Ok(_)))));
+        assert!(matches!(next(&lanes), Poll::Ready(Some(Err(_)))));
     }
 
     #[test]

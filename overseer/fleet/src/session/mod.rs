@@ -381,7 +381,7 @@ mod tests {
     #[tokio::test]
     async fn each_call_is_answered_once_also_when_the_session_closes() {
         let directory = tempfile::tempdir().unwrap();
-        let payloads = Arc::new(Payloads::open(directory.path()).await.unwrap());
+        let payloads = Arc::new(Payloads::open(directory.path(), Arc::default()).await.unwrap());
         let session = session();
         let (one, mut answer) = call(&session);
         let (_, mut lost) = call(&session);

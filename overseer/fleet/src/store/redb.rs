@@ -33,6 +33,7 @@ use self::leases::Leases;
 use self::log::{Log, LogBounds};
 use self::queue::{Queue, Request};
 use self::writer::Writer;
+use crate::condition::Condition;
 use crate::metrics::{StoreMetrics, StoreNow};
 use crate::store::{
     Change, Clock, Entry, LeaseId, MonotonicClock, Outcome, Revision, Store, StoreError, Transaction,
@@ -72,6 +73,8 @@ pub struct Options {
     pub log_changes: u64,
     /// Bytes of such changes that are kept.
     pub log_bytes: u64,
+    /// Who is told when the store cannot be written, and when it can be again.
+    pub condition: Arc<Condition>,
     /// Whether a store of an older schema is raised to ours. If not, it is opened as it is, to be
     /// looked at and not to be changed.
     pub migrate: bool,
@@ -86,6 +89,7 @@ impl Options {
             cache_bytes: 4 << 20,
             log_changes: LOG_CHANGES,
             log_bytes: LOG_BYTES,
+            condition: Arc::default(),
             migrate: true,
         }
     }
@@ -227,6 +231,7 @@ impl RedbStore {
             clock: options.clock.clone(),
             state: opened.state,
             leases,
+            condition: options.condition,
             troubled: false,
             metrics: metrics.clone(),
         };

@@ -1,18 +1,17 @@
 //! The shell around [`TaskCore`]: feeds events in, carries effects out, and waits for nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use overseer_protocol::proto::{self, AttemptRef, CallResult, call_result, order};
 use overseer_protocol::{Attempt, CallErrorCode, Cause, TaskId};
 use parking_lot::Mutex;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use super::at_work::{Admission, Admitted, AtWork, Payload};
 use super::record::{AttemptEnd, Content, TaskRecord};
@@ -20,9 +19,12 @@ use super::retention;
 use super::storage::{Change, TaskStorage};
 use super::writer::{self, Written};
 use super::{MAX_TASK_BYTES, MAX_TASKS, SubmitError, TaskError};
+use crate::blobs::BlobError;
 use crate::claims::millis;
+use crate::clock;
+use crate::condition;
 use crate::core::{Backoff, Life, Millis, TaskCore, TaskCount, TaskEffect, TaskEvent};
-use crate::fleet::{FleetShared, Stopped};
+use crate::fleet::{FleetShared, Place, Places, Stopped};
 use crate::mailbox::Mailbox;
 use crate::metrics::{FleetMetrics, Stage};
 use crate::payload::Payloads;
@@ -40,13 +42,17 @@ pub(crate) enum TaskMessage {
     /// A task that is in the store.
     Known(Box<TaskRecord>, Revision, AtWork),
     /// An attempt has a result, which is in the blobs or comes with this.
-    Result(Life, TaskId, Attempt, Content, Option<Bytes>),
+    Result(Life, TaskId, Attempt, Content, Option<Bytes>, Place),
     Written(Written),
     /// Told when the task is over, or is not known here.
-    Wait(TaskId, oneshot::Sender<()>),
-    Count(oneshot::Sender<TaskCount>),
-    /// An answer has come, of which spans are made.
+    Wait(TaskId, oneshot::Sender<()>, OwnedSemaphorePermit),
+    Count(oneshot::Sender<TaskCount>, OwnedSemaphorePermit),
+    /// An answer of a labor, and its place among those of that labor.
+    Answered(TaskEvent, Place),
+    /// Such an answer has come, of which spans are made. It goes before it, so that place is for both.
     Seen(TaskId, Box<CallResult>),
+    /// Tasks that somebody wants gone wait beside the mailbox.
+    Cancels,
 }
 
 /// The way to the tasks of one fleet.
@@ -57,6 +63,9 @@ pub(crate) struct Tasks {
     metrics: Arc<FleetMetrics>,
     /// Spans are recorded.
     traced: bool,
+    places: Places,
+    /// Tasks that somebody wants gone, each once.
+    cancels: Arc<Mutex<BTreeSet<TaskId>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     retention: JoinHandle<()>,
 }
@@ -73,8 +82,15 @@ impl Tasks {
         let (metrics, keep) = (Arc::clone(&shared.metrics), shared.options.task_retention);
         let (tracer, shared) = (shared.tracer.clone(), Arc::downgrade(shared));
         let traced = tracer.is_some();
-        let arguments =
-            TasksArguments { shared, metrics: Arc::clone(&metrics), tracer, changes: send, backoff };
+        let cancels: Arc<Mutex<BTreeSet<TaskId>>> = Arc::default();
+        let arguments = TasksArguments {
+            shared,
+            metrics: Arc::clone(&metrics),
+            tracer,
+            changes: send,
+            cancels: Arc::clone(&cancels),
+            backoff,
+        };
         let spawned = TasksActor::spawn(None, TasksActor, arguments).await;
         let (actor, _) = spawned.map_err(|_| Stopped)?;
         let actor = Mailbox::new(actor, &metrics.task_actor);
@@ -85,7 +101,8 @@ impl Tasks {
         }));
         let retention = tokio::spawn(retention::run(storage.clone(), keep));
         let (admission, writer) = (Arc::default(), Mutex::new(Some(writer)));
-        let tasks = Self { storage, actor, admission, metrics, traced, writer, retention };
+        let places = Places::default();
+        let tasks = Self { storage, actor, admission, metrics, traced, places, cancels, writer, retention };
         for (record, revision, payload) in found {
             let place = tasks.place(payload.as_ref().map_or(0, Bytes::len));
             tasks.known(record, revision, payload.unwrap_or_default(), place);
@@ -142,18 +159,32 @@ impl Tasks {
     /// Returns when the task is over.
     pub(super) async fn wait(&self, task: TaskId) -> Result<(), Stopped> {
         let (send, receive) = oneshot::channel();
-        self.actor.cast(TaskMessage::Wait(task, send)).map_err(|_| Stopped)?;
+        let place = self.places.take().await.ok_or(Stopped)?;
+        self.actor.cast(TaskMessage::Wait(task, send, place)).map_err(|_| Stopped)?;
         receive.await.map_err(|_| Stopped)
     }
 
     pub(crate) async fn count(&self) -> Result<TaskCount, Stopped> {
         let (send, receive) = oneshot::channel();
-        self.actor.cast(TaskMessage::Count(send)).map_err(|_| Stopped)?;
+        let place = self.places.take().await.ok_or(Stopped)?;
+        self.actor.cast(TaskMessage::Count(send, place)).map_err(|_| Stopped)?;
         receive.await.map_err(|_| Stopped)
     }
 
-    /// An attempt was answered.
-    pub(crate) fn answered(&self, life: Life, result: CallResult, payloads: &Arc<Payloads>) {
+    /// Somebody wants a task gone.
+    pub(super) fn cancel(&self, task: TaskId) {
+        let mut cancels = self.cancels.lock();
+        let first = cancels.is_empty();
+        cancels.insert(task);
+        if first {
+            // A fleet that has stopped has nothing to do.
+            let _ = self.actor.cast(TaskMessage::Cancels);
+        }
+    }
+
+    /// An attempt was answered. The place is given back when that is dealt with, which takes as long
+    /// as the disk where the result is large.
+    pub(crate) fn answered(&self, life: Life, result: CallResult, payloads: &Arc<Payloads>, place: Place) {
         let Some(task) = TaskId::from_bytes(&result.task) else {
             tracing::warn!(labor = %life.labor, "an answer names no task");
             return;
@@ -163,14 +194,14 @@ impl Tasks {
             let _ = self.actor.cast(TaskMessage::Seen(task, Box::new(result.clone())));
         }
         let end = match result.outcome {
-            Some(call_result::Outcome::Ok(bytes)) => return self.keep(life, task, attempt, bytes),
+            Some(call_result::Outcome::Ok(bytes)) => return self.keep(life, task, attempt, bytes, place),
             Some(call_result::Outcome::OkBlob(digest)) => match payloads.accept(&digest) {
                 Some(kept) => {
                     let (payloads, actor) = (Arc::clone(payloads), self.actor.clone());
                     let storage = self.storage.clone();
                     tokio::spawn(async move {
                         match payloads.read(&kept).await {
-                            Ok(bytes) => keep(storage, actor, life, task, attempt, bytes).await,
+                            Ok(bytes) => keep(storage, actor, life, task, attempt, bytes, place).await,
                             // The agent has it still, and says it again over its next session.
                             Err(error) => tracing::error!(%error, %task, "a result cannot be read"),
                         }
@@ -186,17 +217,18 @@ impl Tasks {
             },
             None => agent_fault("the labor sent an empty outcome"),
         };
-        self.event(TaskEvent::Answered { life, task, attempt, end: Err(end) });
+        let event = TaskEvent::Answered { life, task, attempt, end: Err(end) };
+        let _ = self.actor.cast(TaskMessage::Answered(event, place));
     }
 
-    fn keep(&self, life: Life, task: TaskId, attempt: Attempt, bytes: Bytes) {
+    fn keep(&self, life: Life, task: TaskId, attempt: Attempt, bytes: Bytes, place: Place) {
         if bytes.len() > super::storage::INLINE {
             let (storage, actor) = (self.storage.clone(), self.actor.clone());
-            tokio::spawn(keep(storage, actor, life, task, attempt, bytes));
+            tokio::spawn(keep(storage, actor, life, task, attempt, bytes, place));
             return;
         }
         let content = Content::Store { bytes: bytes.len() as u64 };
-        let _ = self.actor.cast(TaskMessage::Result(life, task, attempt, content, Some(bytes)));
+        let _ = self.actor.cast(TaskMessage::Result(life, task, attempt, content, Some(bytes), place));
     }
 
     /// Stops deciding, and returns when what was decided is stored.
@@ -224,14 +256,17 @@ async fn keep(
     task: TaskId,
     attempt: Attempt,
     bytes: Bytes,
+    place: Place,
 ) {
     loop {
         match storage.keep(&bytes).await {
             Ok(content) => {
                 let bytes = matches!(content, Content::Store { .. }).then_some(bytes);
-                let _ = actor.cast(TaskMessage::Result(life, task, attempt, content, bytes));
+                let _ = actor.cast(TaskMessage::Result(life, task, attempt, content, bytes, place));
                 return;
             }
+            // That the disk is full is said once, by the condition.
+            Err(BlobError::Io { source, .. }) if condition::takes_nothing(&source) => {}
             Err(error) => tracing::error!(%error, %task, "a result could not be kept; trying again"),
         }
         tokio::time::sleep(RETRY).await;
@@ -246,6 +281,7 @@ pub(crate) struct TasksArguments {
     metrics: Arc<FleetMetrics>,
     tracer: Option<FleetTracer>,
     changes: mpsc::UnboundedSender<Change>,
+    cancels: Arc<Mutex<BTreeSet<TaskId>>>,
     backoff: Backoff,
 }
 
@@ -256,11 +292,11 @@ pub(crate) struct TasksState {
     tracer: Option<FleetTracer>,
     myself: Mailbox<TaskMessage>,
     changes: mpsc::UnboundedSender<Change>,
+    cancels: Arc<Mutex<BTreeSet<TaskId>>>,
     held: HashMap<TaskId, AtWork>,
     /// Results whose record is being written.
     results: HashMap<TaskId, Bytes>,
     waiting: HashMap<TaskId, Vec<oneshot::Sender<()>>>,
-    started: (Instant, Millis),
     armed: Option<Millis>,
 }
 
@@ -274,7 +310,7 @@ impl Actor for TasksActor {
         myself: ActorRef<TaskMessage>,
         arguments: TasksArguments,
     ) -> Result<TasksState, ActorProcessingErr> {
-        let TasksArguments { shared, metrics, tracer, changes, backoff } = arguments;
+        let TasksArguments { shared, metrics, tracer, changes, cancels, backoff } = arguments;
         metrics.task_actor.reset();
         for gauge in [&metrics.queued, &metrics.running, &metrics.task_writes] {
             gauge.store(0, Ordering::Relaxed);
@@ -286,10 +322,10 @@ impl Actor for TasksActor {
             core: TaskCore::new(backoff, crate::random::u64()),
             shared,
             changes,
+            cancels,
             held: HashMap::new(),
             results: HashMap::new(),
             waiting: HashMap::new(),
-            started: (Instant::now(), millis(SystemTime::now())),
             armed: None,
         })
     }
@@ -313,7 +349,12 @@ impl Actor for TasksActor {
                 state.held.insert(record.task, held);
                 state.event(TaskEvent::Known(record, revision));
             }
-            TaskMessage::Result(life, task, attempt, content, bytes) => {
+            TaskMessage::Answered(event, _place) => state.event(event),
+            TaskMessage::Cancels => {
+                let tasks = std::mem::take(&mut *state.cancels.lock());
+                tasks.into_iter().for_each(|task| state.event(TaskEvent::Cancel(task)));
+            }
+            TaskMessage::Result(life, task, attempt, content, bytes, _place) => {
                 // An answer that is said twice says the same.
                 if let Some(bytes) = bytes {
                     state.results.entry(task).or_insert(bytes);
@@ -332,7 +373,7 @@ impl Actor for TasksActor {
                 // Whoever changed it has taken over the fleet: what we know is of no use any more.
                 tracing::error!(%task, "the task was changed by another server; it is left to that one");
             }
-            TaskMessage::Wait(task, reply) => match state.core.get(task) {
+            TaskMessage::Wait(task, reply, _place) => match state.core.get(task) {
                 Some(_) => {
                     let waiting = state.waiting.entry(task).or_default();
                     // Who has gone away waits no longer.
@@ -346,7 +387,7 @@ impl Actor for TasksActor {
                     held.answered(&result);
                 }
             }
-            TaskMessage::Count(reply) => drop(reply.send(state.core.count())),
+            TaskMessage::Count(reply, _place) => drop(reply.send(state.core.count())),
         }
         state.arm();
         Ok(())
@@ -355,8 +396,7 @@ impl Actor for TasksActor {
 
 impl TasksState {
     fn now(&self) -> Millis {
-        let (at, millis) = self.started;
-        millis + at.elapsed().as_millis() as u64
+        millis(clock::now())
     }
 
     fn arm(&mut self) {

@@ -9,6 +9,7 @@ use overseer_protocol::Attempt;
 use overseer_protocol::proto::CallResult;
 
 use super::record::{AttemptEnd, TaskFailure, TaskRecord, TaskState};
+use crate::clock;
 use crate::metrics::{FleetMetrics, Stage, one};
 use crate::trace::{FleetTracer, InFlight, attempt_queued};
 
@@ -68,7 +69,7 @@ impl AtWork {
             Stage::Queued => {
                 metrics.queue.observe(took);
                 if let (TaskState::Running { attempt, labor, .. }, Some(tracer)) = (&record.state, tracer) {
-                    let now = SystemTime::now();
+                    let now = clock::now();
                     attempt_queued(tracer, record, *attempt, now.checked_sub(took).unwrap_or(now));
                     let trace = tracer.attempt(record, *attempt, *labor, now);
                     self.trace = trace.map(|trace| (*attempt, trace));

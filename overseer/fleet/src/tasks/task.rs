@@ -1,6 +1,5 @@
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use overseer_protocol::{Attempt, LogStream, MAX_PAYLOAD, TaskId};
@@ -13,7 +12,7 @@ use super::storage::Submitted;
 use super::{SubmitError, TaskError, Tasks};
 use crate::blobs::Reader;
 use crate::claims::millis;
-use crate::core::TaskEvent;
+use crate::clock;
 use crate::fleet::{FleetHandle, Stopped};
 
 /// A durable task. Cheap to clone; dropping it changes nothing, and [`FleetHandle::task`] gives it
@@ -42,6 +41,16 @@ impl Task {
     /// [`TaskError::Unknown`] once its time is over, and those of the store.
     pub async fn record(&self) -> Result<TaskRecord, TaskError> {
         self.tasks.storage.get(self.id).await
+    }
+
+    /// Waits until it is over, without its result.
+    ///
+    /// # Errors
+    /// [`TaskError::Unknown`] once its time is over, [`TaskError::Stopped`] with its fleet, and those of
+    /// the store.
+    pub async fn over(&self) -> Result<TaskRecord, TaskError> {
+        self.tasks.wait(self.id).await?;
+        self.record().await
     }
 
     /// Waits until it is over and decodes its result.
@@ -85,7 +94,7 @@ impl Task {
     /// Cancels it: what waits is over at once, what runs when its plugin has seen that. Fine when
     /// it is over.
     pub fn cancel(&self) {
-        self.tasks.event(TaskEvent::Cancel(self.id));
+        self.tasks.cancel(self.id);
     }
 
     /// The name of a log stream that an attempt writes.
@@ -126,7 +135,7 @@ impl FleetHandle {
         }
         let tasks = self.tasks()?;
         let place = tasks.admit(payload.len())?;
-        let now_ms = millis(SystemTime::now());
+        let now_ms = millis(clock::now());
         let content = tasks.storage.keep(&payload).await?;
         let key = options.key.map(|name| IdempotencyKey { digest: digest(method, &payload), name });
         let id = TaskId::new(now_ms, crate::random::u128());

@@ -8,7 +8,7 @@ use overseer_protocol::TaskId;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::storage::{Change, TaskStorage, that_fit};
-use crate::store::Revision;
+use crate::store::{Revision, StoreError};
 
 /// Transactions on their way.
 const AT_ONCE: usize = 16;
@@ -70,7 +70,13 @@ async fn write(storage: &TaskStorage, mut batch: Vec<Change>, tell: &(dyn Fn(Wri
             Err(error) => Err(error),
         };
         if let Err(error) = result {
-            tracing::error!(%error, tasks = batch.len(), "tasks could not be stored; trying again");
+            match error {
+                // The store says so itself, once.
+                StoreError::NotWritable { .. } => tracing::debug!(%error, "tasks wait to be stored"),
+                error => {
+                    tracing::error!(%error, tasks = batch.len(), "tasks could not be stored; trying again")
+                }
+            }
             tokio::time::sleep(RETRY).await;
         }
     }

@@ -6,6 +6,7 @@ use overseer_protocol::proto::{CallResult, call_result};
 use overseer_protocol::{Attempt, CallErrorCode, FleetName, LaborId, SpanId, TaskId, TraceContext};
 
 use super::{Span, SpanKind, Tracer, ids};
+use crate::clock;
 use crate::tasks::TaskRecord;
 
 /// The tracer of a control plane, for one fleet.
@@ -35,7 +36,7 @@ impl FleetTracer {
                 name: "queue".into(),
                 kind: SpanKind::Internal,
                 start: since,
-                end: SystemTime::now(),
+                end: clock::now(),
                 attributes: vec![
                     ("overseer.fleet", self.fleet.to_string()),
                     ("overseer.method", method.into()),
@@ -50,7 +51,7 @@ impl FleetTracer {
         let parent = Some(parent).filter(|parent| parent.sampled)?;
         let spans = [(); 3].map(|()| ids::new_span());
         let attributes = self.attributes(labor, method);
-        Some(self.in_flight(parent, SystemTime::now(), spans, attributes))
+        Some(self.in_flight(parent, clock::now(), spans, attributes))
     }
 
     /// An attempt of a task was given to a labor.
@@ -111,7 +112,7 @@ pub(crate) fn attempt_queued(tracer: &FleetTracer, record: &TaskRecord, attempt:
             name: "queue".into(),
             kind: SpanKind::Internal,
             start: since,
-            end: SystemTime::now(),
+            end: clock::now(),
             attributes,
             error: None,
         });
@@ -139,7 +140,7 @@ impl InFlight {
 
     /// Its answer has come.
     pub(crate) fn answered(mut self, result: &CallResult) {
-        let (now, error) = (SystemTime::now(), error_of(result));
+        let (now, error) = (clock::now(), error_of(result));
         let (waited, ran) = (Duration::from_micros(result.waited_us), Duration::from_micros(result.ran_us));
         self.dispatched(now, error.clone());
         // An agent that is older says nothing of its time.
@@ -201,10 +202,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         if !self.over {
-            self.dispatched(
-                SystemTime::now(),
-                Some("no answer came: given up, or lost with its labor".into()),
-            );
+            self.dispatched(clock::now(), Some("no answer came: given up, or lost with its labor".into()));
         }
     }
 }

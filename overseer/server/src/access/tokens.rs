@@ -1,10 +1,10 @@
 //! Tokens in the store. Asked on each request, so that one that is revoked ends at once.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use overseer::keyspace::{Kind, Value};
 use overseer::store::{Entry, Outcome, Revision, StoreError, Transaction};
-use overseer::{ControlPlane, FleetName};
+use overseer::{ControlPlane, FleetName, clock};
 use overseer_protocol::Secret;
 use tokio::sync::watch;
 
@@ -74,7 +74,7 @@ fn failed(error: &StoreError) -> Failure {
 
 /// Milliseconds since the epoch.
 pub(crate) fn now_ms() -> u64 {
-    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+    millis(clock::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 fn random<const N: usize>() -> Result<[u8; N], Failure> {

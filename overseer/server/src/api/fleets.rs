@@ -11,6 +11,7 @@ use overseer_protocol::Endpoint;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::condition::troubles;
 use super::status::refuse;
 use super::{Answers, Service, WAITING, caller, proto};
 use crate::audit::outcome;
@@ -148,10 +149,12 @@ impl proto::fleets_server::Fleets for Service {
     ) -> Result<Response<proto::ListFleetsResponse>, Status> {
         let caller = caller::of(&request)?;
         let mut fleets = Vec::new();
-        for slot in self.seen(&caller).fleets() {
+        let seen = self.seen(&caller);
+        for slot in seen.fleets() {
             fleets.push(describe(&slot).await);
         }
-        Ok(Response::new(proto::ListFleetsResponse { fleets }))
+        let troubles = troubles(&self.server.plane.condition(), seen.all());
+        Ok(Response::new(proto::ListFleetsResponse { fleets, troubles }))
     }
 
     async fn get(

@@ -7,6 +7,7 @@ use overseer::metrics::Format;
 use overseer_protocol::Endpoint;
 use tonic::{Request, Response, Status};
 
+use super::condition::troubles;
 use super::fleets::describe;
 use super::{Service, caller, proto};
 use crate::audit::record::Asked;
@@ -42,6 +43,7 @@ impl proto::server_server::Server for Service {
             fleets,
             control: server.control.get().map(ToString::to_string),
             metrics: server.metrics.get().map(ToString::to_string),
+            troubles: troubles(&server.plane.condition(), seen.all()),
         }))
     }
 

@@ -3,10 +3,12 @@
 mod audit;
 mod caller;
 mod calls;
+pub(crate) mod condition;
 mod fleets;
 mod info;
 mod logs;
 pub(crate) mod proto;
+mod results;
 pub(crate) mod status;
 mod task_record;
 mod tasks;
@@ -17,11 +19,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use overseer::accept::{Farewell, Incoming};
+use overseer::condition::Condition;
 use overseer_protocol::MAX_PAYLOAD;
 use tokio::net::UnixListener;
 use tokio::sync::{oneshot, watch};
 use tokio_stream::Stream;
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::{Routes, RoutesBuilder};
 use tonic::transport::server::Server as Transport;
 use tonic::{Response, Status};
@@ -54,11 +57,16 @@ const HEADERS: u32 = 16 * 1024;
 /// A connection over TCP that is silent for so long is asked whether anybody is there, and closed
 /// when no answer comes within as long again.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+/// The part of the file descriptors that connections of clients may take: a quarter, of each socket.
+pub(crate) const CONNECTIONS: u64 = 4;
 /// Messages of a stream that wait for a slow reader.
 const WAITING: usize = 16;
 
 /// Bytes of one piece of what is too long for one message.
 pub(crate) const PIECE: usize = 1024 * 1024;
+
+/// The name by which health says whether anything new is taken.
+const WRITES: &str = "overseer.control.v1.Writes";
 
 /// A server streaming answer.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -69,6 +77,7 @@ pub(crate) struct Api {
     access: Arc<Access>,
     /// Changes when the certificates of listeners do.
     certificates: watch::Receiver<u64>,
+    condition: Arc<Condition>,
 }
 
 /// One implementation of all services.
@@ -76,6 +85,7 @@ pub(crate) struct Api {
 struct Service {
     server: Arc<Server>,
     access: Arc<Access>,
+    results: results::Results,
 }
 
 impl Api {
@@ -92,8 +102,8 @@ impl Api {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()
             .map_err(|error| Failure::fault("serve.api", format!("the control API: {error}")))?;
-        let certificates = server.plane.certificates_changed();
-        let service = Service { server, access: Arc::clone(&access) };
+        let (certificates, condition) = (server.plane.certificates_changed(), server.plane.condition());
+        let service = Service { server, access: Arc::clone(&access), results: results::Results::default() };
         let mut routes = RoutesBuilder::default();
         routes
             .add_service(health_server)
@@ -109,7 +119,7 @@ impl Api {
             .add_service(TokensServer::new(service.clone()))
             .add_service(AuditServer::new(service.clone()))
             .add_service(ServerServer::new(service));
-        Ok((Self { routes: routes.routes(), access, certificates }, health))
+        Ok((Self { routes: routes.routes(), access, certificates, condition }, health))
     }
 
     /// Answers at the socket, and over TCP where that is asked for, until it is told to hang up.
@@ -127,10 +137,11 @@ impl Api {
             Ok(())
         };
         let layer = |way| AccessLayer::new(Arc::clone(&self.access), way);
+        let incoming = Incoming::new(listener, CONNECTIONS, Farewell::Http2, Arc::clone(&self.condition));
         let socket = transport()
             .layer(layer(Way::Socket))
             .add_routes(self.routes.clone())
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), until(stopped.clone()));
+            .serve_with_incoming_shutdown(incoming, until(stopped.clone()));
         let tcp = async {
             match tcp {
                 Some(tcp) => self.serve_tcp(tcp, stopped).await,
@@ -147,7 +158,7 @@ impl Api {
         stopped: watch::Receiver<bool>,
     ) -> Result<(), tonic::transport::Error> {
         let mut changed = self.certificates.clone();
-        let (shown, entrance) = tcp.open(stopped.clone());
+        let (shown, entrance) = tcp.open(Arc::clone(&self.condition), stopped.clone());
         let mut servers = tokio::task::JoinSet::new();
         loop {
             changed.mark_unchanged();
@@ -210,9 +221,17 @@ impl Health {
         self.set(ServingStatus::NotServing).await;
     }
 
+    /// Whether tasks and labors are taken: not while the disk is full. Everything else is answered
+    /// as ever, so this is a service of its own.
+    pub(crate) async fn writes(&self, taken: bool) {
+        let status = if taken { ServingStatus::Serving } else { ServingStatus::NotServing };
+        self.reporter.set_service_status(WRITES, status).await;
+    }
+
     async fn set(&self, status: ServingStatus) {
         let services = ["Fleets", "Calls", "Tasks", "Logs", "Tokens", "Audit", "Server"];
         self.reporter.set_service_status("", status).await;
+        self.reporter.set_service_status(WRITES, status).await;
         for service in services {
             self.reporter.set_service_status(format!("overseer.control.v1.{service}"), status).await;
         }

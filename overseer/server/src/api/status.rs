@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
+use overseer::accept::REFUSAL;
+use overseer::store::StoreError;
 use overseer::{CallError, CallErrorCode, SubmitError, TaskError, TaskFailure};
+use overseer_protocol::error_text;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
@@ -57,6 +60,7 @@ pub(super) fn submit_failed(error: &SubmitError) -> Status {
         }
         SubmitError::KeyConflict { .. } => Code::AlreadyExists,
         SubmitError::KeyGone(_) | SubmitError::IdTaken(_) => Code::Unavailable,
+        SubmitError::Store(StoreError::NotWritable { .. }) => Code::ResourceExhausted,
         SubmitError::Unreadable { .. } | SubmitError::Store(_) | SubmitError::Blobs(_) => Code::Internal,
         SubmitError::Stopped(_) => Code::FailedPrecondition,
     };
@@ -89,7 +93,9 @@ fn grpc_code(failure: &Failure) -> Code {
         "fleet.not_running" | "fleet.stopped" | "fleet.invite_no_listener" | "token.over" => {
             Code::FailedPrecondition
         }
-        "fleet.at_capacity" | "token.too_many" => Code::ResourceExhausted,
+        "fleet.at_capacity" | "token.too_many" | "store.not_writable" | "control_plane.no_files" => {
+            Code::ResourceExhausted
+        }
         "server.stopping" | "fleet.changing" | "token.busy" | "audit.not_recorded" => Code::Unavailable,
         _ if failure.exit == Exit::BadInput => Code::InvalidArgument,
         _ => Code::Internal,
@@ -118,6 +124,12 @@ fn with_code(code: Code, failure: &Failure) -> Status {
     status
 }
 
+/// The server has let nobody in.
+pub(crate) fn full() -> Failure {
+    Failure::fault("server.full", REFUSAL)
+        .help("try again; or close some connections, or raise LimitNOFILE of the server, and see its log")
+}
+
 /// A status as the failure that it was.
 pub(crate) fn understand(status: &Status) -> Failure {
     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
@@ -134,6 +146,9 @@ pub(crate) fn understand(status: &Status) -> Failure {
         _ => Exit::Fault,
     };
     let Some(code) = metadata.get(CODE) else {
+        if error_text(status).contains(REFUSAL) {
+            return full();
+        }
         // Not of our server's making: the connection, or something in between.
         let message = match status.message() {
             "" => format!("the server answered with {:?}", status.code()),

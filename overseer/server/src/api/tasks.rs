@@ -3,19 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
-use overseer::blobs::Reader;
+use bytes::BytesMut;
 use overseer::tasks::TaskRecord;
 use overseer::trace::TraceContext;
 use overseer::{SubmitError, Task, TaskError, TaskId, TaskOptions};
 use overseer_protocol::{IdError, MAX_PAYLOAD};
-use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::results::PIECES;
 use super::status::{refuse, submit_failed, task_failed};
-use super::{Answers, PIECE, Service, caller, proto, task_record};
+use super::{Answers, Service, caller, proto, task_record};
 use crate::access::Caller;
 use crate::audit::outcome;
 use crate::audit::record::Asked;
@@ -137,42 +136,6 @@ fn order(what: &str) -> Failure {
         .help("see proto/control.proto")
 }
 
-/// Waits for the end of a task and sends its result.
-async fn attach(task: &Task, send: &mpsc::Sender<Result<proto::AttachTaskResponse, Status>>) {
-    use proto::attach_task_response::What;
-    let piece = |what| Ok(proto::AttachTaskResponse { what: Some(what) });
-    let finished = async {
-        let reader = task.read_result().await?;
-        Ok((task.record().await?, reader))
-    };
-    let (record, mut reader) = match finished.await {
-        Ok(finished) => finished,
-        Err(error) => return drop(send.send(Err(task_failed(&error))).await),
-    };
-    let mut next = piece(What::Task(task_record::whole(&record)));
-    // A reader that is gone needs no more.
-    while send.send(next).await.is_ok() {
-        let mut bytes = BytesMut::with_capacity(PIECE);
-        next = match fill(&mut reader, &mut bytes).await {
-            Ok(()) if bytes.is_empty() => return,
-            Ok(()) => piece(What::Data(bytes.freeze())),
-            Err(error) => {
-                return drop(send.send(Err(task_failed(&TaskError::Result(error.to_string())))).await);
-            }
-        };
-    }
-}
-
-/// Reads a piece, or what is left.
-async fn fill(reader: &mut Reader, bytes: &mut BytesMut) -> std::io::Result<()> {
-    loop {
-        let room = PIECE - bytes.len();
-        if room == 0 || reader.read_buf(&mut (&mut *bytes).limit(room)).await? == 0 {
-            return Ok(());
-        }
-    }
-}
-
 #[tonic::async_trait]
 impl proto::tasks_server::Tasks for Service {
     async fn submit(
@@ -238,15 +201,14 @@ impl proto::tasks_server::Tasks for Service {
         let caller = caller::of(&request)?;
         let request = request.get_ref();
         let (task, _) = self.at_work(&caller, &request.task, request.fleet.as_deref()).await?;
-        // Pieces are large, and one who does not read has few of them.
-        let (send, receive) = mpsc::channel(1);
-        let server = Arc::clone(&self.server);
+        let (send, receive) = mpsc::channel(PIECES);
+        let (server, results) = (Arc::clone(&self.server), self.results.clone());
         tokio::spawn(async move {
             tokio::select! {
                 biased;
                 () = server.gate.closing() => drop(send.try_send(Err(refuse(gate::stopping())))),
                 () = send.closed() => {}
-                () = attach(&task, &send) => {}
+                () = results.send(&task, &send) => {}
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receive))))

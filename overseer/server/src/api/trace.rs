@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use overseer::clock;
 use overseer::trace::{Span, SpanKind, TraceContext, Tracer, new_span};
 use tonic::{Request, Status};
 
@@ -37,7 +38,7 @@ impl Service {
             context: parent.at(new_span()),
             parent,
             name,
-            start: SystemTime::now(),
+            start: clock::now(),
         });
         RequestSpan { context: open.as_ref().map(|open| open.context).or(parent), open }
     }
@@ -64,7 +65,7 @@ impl Open {
             name: self.name.into(),
             kind: SpanKind::Server,
             start: self.start,
-            end: SystemTime::now(),
+            end: clock::now(),
             attributes: vec![("rpc.system", "grpc".to_owned())],
             error,
         });

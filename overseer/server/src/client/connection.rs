@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use overseer::accept::REFUSAL;
 use parking_lot::Mutex;
 use tokio::net::UnixStream;
 use tonic::service::interceptor::InterceptedService;
@@ -14,6 +15,7 @@ use tower::service_fn;
 
 use super::Common;
 use super::bearer::Bearer;
+use crate::api::status::full;
 use crate::failure::Failure;
 use crate::serve::places;
 
@@ -158,6 +160,9 @@ async fn channel(path: PathBuf, stream: UnixStream) -> Result<Channel, Failure> 
     let endpoint = Endpoint::from_static("http://overseer");
     let channel = endpoint.connect_with_connector(connector).await.map_err(|error| {
         let text = overseer_protocol::error_text(&error);
+        if text.contains(REFUSAL) {
+            return full();
+        }
         Failure::fault("server.connection", format!("the server could not be asked: {text}"))
     })?;
     Ok(InterceptedService::new(channel, Bearer::none()))

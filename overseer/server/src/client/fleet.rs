@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use super::trouble::{self, TroubleDocument};
 use super::{Channel, Common};
 use crate::api::proto::events_response::What;
 use crate::api::proto::fleets_client::FleetsClient;
@@ -228,6 +229,8 @@ enum EventDocument {
 #[derive(Serialize)]
 struct Listed {
     fleets: Vec<FleetDocument>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    troubles: Vec<TroubleDocument>,
 }
 
 /// `show`, `start`, `stop` and `drain` with `--json`.
@@ -284,7 +287,9 @@ pub(super) async fn run(command: FleetCommand, channel: Channel, json: bool) -> 
         FleetCommand::List => {
             let listed = client.list(proto::ListFleetsRequest {}).await.map_err(failed)?.into_inner();
             let fleets = listed.fleets.into_iter().map(FleetDocument::from).collect();
-            let listed = Listed { fleets };
+            let troubles = listed.troubles.into_iter().map(TroubleDocument::from).collect();
+            let listed = Listed { fleets, troubles };
+            trouble::warn(&listed.troubles);
             print(json, &listed, || fleet_table(&listed.fleets));
         }
         FleetCommand::Show { name } => {

@@ -13,6 +13,7 @@ mod submit;
 mod task;
 mod token;
 mod trace;
+mod trouble;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -6,6 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::fleet::{FleetDocument, fleet_table};
+use super::trouble::TroubleDocument;
 use super::{Channel, Common};
 use crate::api::MAX_MESSAGE;
 use crate::api::proto::server_client::ServerClient;
@@ -62,6 +63,8 @@ struct Info {
     control: Option<String>,
     metrics: Option<String>,
     on_stop: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    troubles: Vec<TroubleDocument>,
     fleets: Vec<FleetDocument>,
 }
 
@@ -115,6 +118,7 @@ pub(super) async fn status(channel: Channel, json: bool) -> Result<Exit, Failure
         control: info.control.map(|control| format!("https://{control}")),
         metrics: info.metrics,
         on_stop: info.on_stop,
+        troubles: info.troubles.into_iter().map(TroubleDocument::from).collect(),
         fleets: info.fleets.into_iter().map(FleetDocument::from).collect(),
     };
     if json {
@@ -138,6 +142,7 @@ pub(super) async fn status(channel: Channel, json: bool) -> Result<Exit, Failure
     if let Some(control) = info.control {
         rows.push(("control", control));
     }
+    rows.extend(info.troubles.iter().map(|now| ("trouble", now.text())));
     // Who sees one fleet is not told of the machine.
     rows.retain(|(_, text)| !text.is_empty());
     let rows: Vec<_> =

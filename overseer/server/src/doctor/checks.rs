@@ -161,9 +161,18 @@ fn tcp() -> Check {
 
 fn open_files() -> Check {
     const FOR: &str = "many labors";
-    let limit = getrlimit(Resource::Nofile).current;
-    let found = limit.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
-    if limit.is_some_and(|n| n < FILES) {
+    let limit = getrlimit(Resource::Nofile);
+    let said = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
+    let found = match limit.current == limit.maximum {
+        true => said(limit.current),
+        false => format!("{}, up to {}", said(limit.current), said(limit.maximum)),
+    };
+    // A server raises the first one to the second by itself, a build does not.
+    if limit.maximum.is_some_and(|n| n < FILES) {
+        let advice = format!("raise LimitNOFILE of the service, or the hard limit, to {FILES} at least");
+        return Check::absent("open files", Status::Info, FOR, found, advice);
+    }
+    if limit.current.is_some_and(|n| n < FILES) {
         return Check::absent("open files", Status::Info, FOR, found, format!("raise it: ulimit -n {FILES}"));
     }
     Check::ok("open files", FOR, found)

@@ -3,17 +3,21 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use overseer::ControlPlane;
+use overseer::accept::{Accepted, Farewell, Incoming};
+use overseer::condition::Condition;
 use overseer::door::{Bounds, Door, Entrance, Guarded, Source};
 use overseer_protocol::Secret;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_stream::StreamExt;
-use tonic::transport::server::{Server as Transport, TcpIncoming};
+use tonic::transport::server::{Connected, Server as Transport};
 use tonic::transport::{Identity, ServerTlsConfig};
 
+use crate::api::CONNECTIONS;
 use crate::config::ServerConfig;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -97,13 +101,16 @@ impl ControlTcp {
     }
 
     /// What callers are shown, and those who come, until `stopped` says so.
-    pub(crate) fn open(self, stopped: watch::Receiver<bool>) -> (Shown, Entrance<Guarded<TcpStream>>) {
-        let door = Door::new("control", STRANGERS);
-        // Without TCP_NODELAY small answers wait for each other.
-        let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
-        let guard = move |socket: TcpStream| {
-            let source = socket.peer_addr().map_or(Source::Here, |address| Source::of(address.ip()));
-            door.guard(socket, source)
+    pub(crate) fn open(
+        self,
+        condition: Arc<Condition>,
+        stopped: watch::Receiver<bool>,
+    ) -> (Shown, Entrance<Guarded<Accepted<TcpStream>>>) {
+        let incoming = Incoming::new(self.listener, CONNECTIONS, Farewell::Silent, condition);
+        let door = Door::new("control", STRANGERS.within(incoming.most()));
+        let guard = move |socket: Accepted<TcpStream>| {
+            let address = socket.connect_info().remote_addr();
+            door.guard(socket, address.map_or(Source::Here, |address| Source::of(address.ip())))
         };
         let incoming = incoming.map(move |socket| socket.map(&guard));
         // It ends by `stopped`.

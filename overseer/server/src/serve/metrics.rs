@@ -9,16 +9,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{self, Bytes};
 use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use overseer::ControlPlane;
+use overseer::accept::{Accepted, Farewell, Incoming};
 use overseer::metrics::Format;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_stream::StreamExt;
+use tonic::transport::server::Connected;
 
 use super::server::Server;
 use crate::failure::Failure;
@@ -29,8 +32,8 @@ const CONNECTIONS: usize = 16;
 const TIME: Duration = Duration::from_secs(10);
 /// Bytes of headers, at most.
 const HEADERS: usize = 16 * 1024;
-/// Until a listener that failed is asked again: it has run out of file descriptors, perhaps.
-const RETRY: Duration = Duration::from_millis(100);
+/// The part of the file descriptors that they may take, where that is less: an eighth.
+const PART: u64 = 8;
 
 /// Listens and answers for as long as the process lives.
 ///
@@ -47,37 +50,34 @@ pub(super) async fn serve(server: &Server, address: SocketAddr) -> Result<(), Fa
             .help("choose another address for `metrics` in [server]")
     })?;
     let _ = server.metrics.set(address);
-    tokio::spawn(accept(listener, server.plane.clone()));
+    let incoming = Incoming::new(listener, PART, Farewell::Silent, server.plane.condition());
+    tokio::spawn(accept(incoming, server.plane.clone()));
     Ok(())
 }
 
-async fn accept(listener: TcpListener, plane: ControlPlane) {
+async fn accept(mut incoming: Incoming<TcpListener>, plane: ControlPlane) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => match Arc::clone(&places).try_acquire_owned() {
-                Ok(place) => {
-                    let plane = plane.clone();
-                    tokio::spawn(async move {
-                        let answered = tokio::time::timeout(TIME, answer(stream, plane)).await;
-                        if !matches!(answered, Ok(Ok(()))) {
-                            tracing::debug!(%peer, "a reader of metrics did not get to the end");
-                        }
-                        drop(place);
-                    });
-                }
-                Err(_) => tracing::warn!(%peer, "too many read metrics at once; this one is sent away"),
-            },
-            Err(error) => {
-                tracing::warn!(%error, "a reader of metrics could not be taken");
-                tokio::time::sleep(RETRY).await;
+    while let Some(stream) = incoming.next().await {
+        let Ok(stream) = stream else { continue };
+        let peer = stream.connect_info().remote_addr();
+        match Arc::clone(&places).try_acquire_owned() {
+            Ok(place) => {
+                let plane = plane.clone();
+                tokio::spawn(async move {
+                    let answered = tokio::time::timeout(TIME, answer(stream, plane)).await;
+                    if !matches!(answered, Ok(Ok(()))) {
+                        tracing::debug!(?peer, "a reader of metrics did not get to the end");
+                    }
+                    drop(place);
+                });
             }
+            Err(_) => tracing::warn!(?peer, "too many read metrics at once; this one is sent away"),
         }
     }
 }
 
-async fn answer(stream: TcpStream, plane: ControlPlane) -> Result<(), hyper::Error> {
-    let service = service_fn(move |request: Request<Incoming>| {
+async fn answer(stream: Accepted<TcpStream>, plane: ControlPlane) -> Result<(), hyper::Error> {
+    let service = service_fn(move |request: Request<body::Incoming>| {
         let response = respond(&request, &plane);
         async move { Ok::<_, Infallible>(response) }
     });
@@ -89,7 +89,7 @@ async fn answer(stream: TcpStream, plane: ControlPlane) -> Result<(), hyper::Err
         .await
 }
 
-fn respond(request: &Request<Incoming>, plane: &ControlPlane) -> Response<Full<Bytes>> {
+fn respond(request: &Request<body::Incoming>, plane: &ControlPlane) -> Response<Full<Bytes>> {
     let plain = |status: StatusCode, text: &'static str| {
         let mut response = Response::new(Full::from(text));
         *response.status_mut() = status;

@@ -15,7 +15,7 @@ use super::socket::ControlSocket;
 use super::{Start, metrics};
 use crate::access::Access;
 use crate::access::tokens::Tokens;
-use crate::api::Api;
+use crate::api::{Api, condition};
 use crate::audit::Audit;
 use crate::audit::log::AuditLog;
 use crate::audit::record;
@@ -24,6 +24,8 @@ use crate::failure::Failure;
 use crate::otlp::{Collector, Exporting};
 use crate::output::{self, Target};
 
+/// File descriptors that a server allows itself, where it may: some for each labor and each client.
+const FILES: u64 = 65_536;
 /// How long connections may take to close once no request is open.
 const HANG_UP: Duration = Duration::from_secs(1);
 
@@ -52,6 +54,8 @@ pub(super) fn serve(start: Start) -> Result<Exit, Failure> {
 }
 
 async fn start_and_stop(start: Start) -> Result<Exit, Failure> {
+    let files = overseer::condition::raise_file_limit(FILES);
+    tracing::info!(files, "file descriptors that this server may have");
     let mut signals = Signals::listen()?;
     let Start { config_path, plan, data, socket, json } = start;
     let collector = match &plan.server.otlp {
@@ -97,6 +101,7 @@ async fn start_and_stop(start: Start) -> Result<Exit, Failure> {
             health.serving().await;
             say_ready(&server, json);
             tokio::select! {
+                () = condition::follow(health.clone(), server.plane.condition()) => Ok(Exit::Passed),
                 () = live(Arc::clone(&server), &access, &mut signals) => Ok(Exit::Passed),
                 ended = &mut listening => Err(api_ended(ended)),
             }

@@ -22,6 +22,14 @@ pub(crate) async fn channel(world: &World) -> Channel {
     Endpoint::from_static("http://overseer").connect_with_connector(connector).await.unwrap()
 }
 
+/// Whether a service is said to serve.
+#[tokio::main(flavor = "current_thread")]
+pub(crate) async fn health(world: &World, service: &str) -> bool {
+    let request = HealthCheckRequest { service: service.to_owned() };
+    let answer = HealthClient::new(channel(world).await).check(request).await.unwrap().into_inner();
+    answer.status() == ServingStatus::Serving
+}
+
 #[tokio::test]
 async fn it_says_whether_it_serves_and_what() {
     let world = World::new();

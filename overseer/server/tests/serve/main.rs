@@ -5,8 +5,11 @@ mod access;
 mod api;
 mod audit;
 mod authority;
+mod clock;
 mod commands;
 mod deaf;
+mod files;
+mod full_disk;
 mod joins;
 mod lifecycle;
 mod mistakes;
@@ -16,6 +19,10 @@ mod reconcile;
 mod reload;
 mod remote;
 mod restarts;
+// The end-to-end tests' own.
+#[allow(unreachable_pub, dead_code)]
+#[path = "../../../../tests/src/small_disk.rs"]
+mod small_disk;
 mod stop;
 mod stores;
 mod strangers;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::world::{LONG, Serving, World};
 
 /// Id and generation of each labor, and the process of its plugin host.
-fn lives(world: &World, fleet: &str) -> BTreeSet<(String, u64, u64)> {
+pub(crate) fn lives(world: &World, fleet: &str) -> BTreeSet<(String, u64, u64)> {
     let name = world.fleet(fleet);
     let children = world.ask(["fleet", "show", &name])["children"].as_array().unwrap().clone();
     let life = |labor: &Value| {

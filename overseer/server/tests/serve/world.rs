@@ -151,7 +151,12 @@ impl World {
 
     /// Processes of this world's nodes.
     pub(crate) fn nodes(&self) -> Vec<Pid> {
-        let marks = ["", "joined/"].map(|kind| format!("OVERSEER_NODE={kind}{}", self.prefix));
+        self.nodes_of("")
+    }
+
+    /// Processes of the nodes of one fleet.
+    pub(crate) fn nodes_of(&self, fleet: &str) -> Vec<Pid> {
+        let marks = ["", "joined/"].map(|kind| format!("OVERSEER_NODE={kind}{}{fleet}", self.prefix));
         let marked = |pid: &Pid| {
             let path = format!("/proc/{}/environ", pid.as_raw_nonzero());
             let environment = fs::read(path).unwrap_or_default();

@@ -41,6 +41,15 @@ impl FleetCore {
                     self.enter(now, life, phase, None, out);
                     out.push(Effect::Terminate(life));
                 }
+                // An invitation is good until it was said to be.
+                Phase::Requested | Phase::Booting | Phase::Joining
+                    if self.paused && !(labor.is_invited() && phase == Phase::Booting) =>
+                {
+                    let again = step.map(|(_, limit)| now + limit.as_millis() as u64);
+                    if let Some(labor) = self.labors.get_mut(&id) {
+                        labor.deadline = again;
+                    }
+                }
                 _ => match step {
                     Some((phase, limit)) if late => {
                         let after_ms = limit.as_millis() as u64;

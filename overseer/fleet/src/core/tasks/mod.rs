@@ -11,6 +11,7 @@ mod labors;
 
 #[cfg(test)]
 mod properties;
+mod taken_up;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -156,11 +157,12 @@ impl TaskCore {
         out
     }
 
-    fn known(&mut self, now: Millis, record: TaskRecord, revision: Revision, out: &mut Vec<TaskEffect>) {
+    fn known(&mut self, now: Millis, mut record: TaskRecord, revision: Revision, out: &mut Vec<TaskEffect>) {
         let id = record.task;
         if record.is_over() || self.tasks.contains_key(&id) {
             return;
         }
+        taken_up::at(&mut record, now, self.backoff.max.as_millis() as u64);
         let phase = match record.state {
             TaskState::Running { labor, generation, .. } => {
                 let life = Life { labor, generation };

@@ -6,13 +6,15 @@ use futures_core::Stream;
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
+use crate::clock;
+
 /// The moment at which a client certificate runs out, as the clock is now.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Expiry(Instant);
 
 impl Expiry {
     pub(super) fn at(not_after: SystemTime) -> Self {
-        let left = not_after.duration_since(SystemTime::now()).unwrap_or_default();
+        let left = not_after.duration_since(clock::now()).unwrap_or_default();
         Self(Instant::now() + left)
     }
 

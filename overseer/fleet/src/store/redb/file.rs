@@ -15,6 +15,7 @@ use ::redb::{BackendError, Builder, Database, DatabaseError, ReadableDatabase, S
 use super::Durability;
 use super::migrate::{self, Fault, Migration};
 use super::tables::{self, State, Tables};
+use crate::condition;
 use crate::store::StoreError;
 
 /// A process that is killed while it starts another one leaves its lock with that one, until that
@@ -75,17 +76,18 @@ impl Place {
         #[cfg(test)]
         self.faults.check_room().map_err(|error| self.not_writable(&error))?;
         let directory = self.path.parent().unwrap_or(Path::new("/"));
-        let Ok(fs) = rustix::fs::statvfs(directory) else {
-            return Ok(());
-        };
-        let free = fs.f_bavail.saturating_mul(fs.f_frsize);
-        // Pages are copied on write, and each change rewrites its way to the root.
-        let needed = bytes.saturating_mul(4).saturating_add(1 << 20);
-        if fs.f_blocks == 0 || free >= needed {
-            return Ok(());
-        }
-        let reason = format!("the disk is full: {free} bytes are free, {needed} are needed");
+        let needed = Self::needed(bytes);
+        let Some(free) = condition::free(directory).filter(|free| *free < needed) else { return Ok(()) };
+        let place = condition::file_system(directory);
+        let place = place.display();
+        let reason = format!("the disk is full: on {place} {free} bytes are free, {needed} are needed");
         Err(StoreError::NotWritable { path: self.name(), reason })
+    }
+
+    /// What must be free for a change of so many bytes.
+    pub(super) fn needed(bytes: u64) -> u64 {
+        // Pages are copied on write, and each change rewrites its way to the root.
+        bytes.saturating_mul(4).saturating_add(1 << 20)
     }
 
     fn open_existing(&self, file: File) -> Result<Opened, StoreError> {

@@ -6,14 +6,19 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::apply::{self, Applied, Progress};
+use super::file::Place;
 use super::leases::Leases;
 use super::queue::{Queue, Queued, Request, Work};
 use super::tables::{State, Tables};
+use crate::condition::{Condition, Part};
 use crate::metrics::{StoreMetrics, one};
-use crate::store::{Clock, LeaseId, Outcome, Revision, StoreError};
+use crate::store::{Clock, LeaseId, MAX_TRANSACTION_BYTES, Outcome, Revision, StoreError};
 
 /// How long the writer waits before it tries a failed disk again when nobody asks.
 const RETRY: Duration = Duration::from_secs(1);
+/// For how many bytes there must be room before a store that was full is written again: for any
+/// transaction, so that it does not go to and fro between full and not full.
+const ANY: u64 = 512 + MAX_TRANSACTION_BYTES as u64;
 
 /// The state of the writer's thread.
 pub(super) struct Writer {
@@ -22,6 +27,7 @@ pub(super) struct Writer {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) state: State,
     pub(super) leases: Leases,
+    pub(super) condition: Arc<Condition>,
     /// The last turn could not write.
     pub(super) troubled: bool,
     pub(super) metrics: Arc<StoreMetrics>,
@@ -87,7 +93,19 @@ impl Writer {
         if requests.is_empty() && over.is_empty() && !self.troubled {
             return;
         }
+        self.commit(requests, over);
+    }
+
+    /// In one commit; or where there is no room for all of them, in several.
+    fn commit(&mut self, mut requests: Vec<Request>, over: Vec<LeaseId>) {
         let bytes = requests.iter().map(|r| 512 + r.bytes() as u64).sum();
+        let place = &self.shared.place;
+        if !self.troubled && requests.len() > 1 && place.check_room(bytes).is_err() {
+            let rest = requests.split_off(requests.len() / 2);
+            self.commit(requests, over);
+            return self.commit(rest, Vec::new());
+        }
+        let bytes = if self.troubled { bytes.max(ANY) } else { bytes };
         let written = self
             .ensure_open()
             .and_then(|()| {
@@ -98,7 +116,7 @@ impl Writer {
             .map_err(Failure::Refused)
             .and_then(|()| self.write(&requests, &over))
             .or_else(|failure| self.recover(failure));
-        self.troubled = written.is_err();
+        self.note(&written);
         match written {
             Ok(written) => self.succeed(requests, written),
             // Leases that ran out have ended for everyone; their keys go when the disk works.
@@ -107,6 +125,25 @@ impl Writer {
                 requests.into_iter().for_each(|r| r.refuse(error.clone()));
             }
         }
+    }
+
+    /// Tells who wants to know that the disk works or does not.
+    fn note(&mut self, written: &Result<Written, StoreError>) {
+        match written {
+            Ok(_) if self.troubled => self.condition.leave(Part::Store),
+            Ok(_) => {}
+            Err(error) => {
+                let reason = match error {
+                    StoreError::NotWritable { reason, .. } | StoreError::Uncertain { reason, .. } => {
+                        reason.clone()
+                    }
+                    other => other.to_string(),
+                };
+                let needed = Place::needed(ANY);
+                self.condition.enter(Part::Store, &self.shared.place.path, &reason, needed);
+            }
+        }
+        self.troubled = written.is_err();
     }
 
     /// Prolonging a lease is a matter of memory: after a restart all of them start anew.
@@ -144,8 +181,9 @@ impl Writer {
             apply::end_lease(&mut tables, &mut written.progress, *lease).map_err(before)?;
             written.ended.push(*lease);
         }
-        if written.progress.state == self.state && written.ended.is_empty() {
-            // Conflicts only: dropping the transaction aborts it.
+        if !self.troubled && written.progress.state == self.state && written.ended.is_empty() {
+            // Conflicts only: dropping the transaction aborts it. After a fault it is committed
+            // nevertheless, for that tells whether the disk works.
             return Ok(written);
         }
         written.progress.state.commit += 1;
@@ -237,7 +275,9 @@ impl Writer {
             Failure::Before(error) => (error, None),
             Failure::During(error, written) => (error, Some(written)),
         };
-        tracing::error!(%error, "the store's file failed; it is opened again");
+        if !self.troubled {
+            tracing::error!(%error, "the store's file failed; it is opened again");
+        }
         *self.shared.database.write() = Err(error.clone());
         match (self.ensure_open(), written) {
             // It took place, and watches are yet to be told.
