@@ -63,7 +63,7 @@ impl Service {
     /// Records a change before it is done.
     ///
     /// # Errors
-    /// `audit.not_recorded`.
+    /// `store.not_writable`, `audit.not_recorded`.
     pub(super) async fn record(&self, caller: &Caller, asked: Asked) -> Result<Open, Status> {
         self.access.audit.begin(Class::Change, caller, asked).await.map_err(refuse)
     }
@@ -71,7 +71,7 @@ impl Service {
     /// Records the use of a fleet before it is done.
     ///
     /// # Errors
-    /// `audit.not_recorded`.
+    /// `store.not_writable`, `audit.not_recorded`.
     pub(super) async fn record_use(&self, caller: &Caller, asked: Asked) -> Result<Open, Status> {
         self.access.audit.begin(Class::Use, caller, asked).await.map_err(refuse)
     }

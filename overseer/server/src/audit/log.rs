@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use overseer::ControlPlane;
+use overseer::condition::Part;
 use overseer::keyspace::{Kind, Value};
 use overseer::store::{Entry, StoreError, Transaction};
 use parking_lot::Mutex;
@@ -97,9 +98,14 @@ fn key(class: Class, id: EntryId) -> String {
     format!("audit/{}/{id}", class.name())
 }
 
+/// Of a disk that is full or read-only it is told as by everybody else who would write.
 fn not_recorded(error: &StoreError) -> Failure {
     let message = format!("the request could not be recorded, so it was not done: {error}");
-    Failure { code: "audit.not_recorded".into(), ..Failure::told(Exit::Fault, error.code(), &message) }
+    let failure = Failure::told(Exit::Fault, error.code(), &message);
+    match error {
+        StoreError::NotWritable { .. } => failure,
+        _ => Failure { code: "audit.not_recorded".into(), ..failure },
+    }
 }
 
 impl AuditLog {
@@ -131,17 +137,23 @@ impl AuditLog {
     /// Records that somebody asks for something, before it is done.
     ///
     /// # Errors
-    /// `audit.not_recorded`: it must not be done then.
+    /// `store.not_writable`, `audit.not_recorded`: it must not be done then.
     pub(crate) async fn begin(&self, class: Class, record: AuditRecord) -> Result<Open, Failure> {
         let id = self.add(class, &record).await.map_err(|e| not_recorded(&e))?;
         Ok(Open { entry: Some(Listed { id, class, record }), begun: Instant::now(), log: self.clone() })
     }
 
     /// Records what has ended already.
-    pub(crate) async fn note(&self, class: Class, record: AuditRecord) {
-        if let Err(error) = self.add(class, &record).await {
-            tracing::error!(%error, method = record.method, by = record.by, "an entry of the audit log is lost");
-        }
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn note(&self, class: Class, record: &AuditRecord) -> Result<(), StoreError> {
+        self.add(class, record).await.map(drop)
+    }
+
+    /// Whether the disk takes entries now, as far as is known.
+    pub(super) fn is_writable(&self) -> bool {
+        self.inner.plane.condition().troubles().iter().all(|trouble| trouble.part != Part::Store)
     }
 
     async fn add(&self, class: Class, record: &AuditRecord) -> Result<EntryId, StoreError> {
@@ -346,7 +358,7 @@ mod tests {
         assert_eq!(log.read(&wanted(10)).await.unwrap()[0].record.outcome, None);
         open.end("ok").await;
         drop(log.begin(Class::Use, record("Tasks.Submit", "db")).await.unwrap());
-        log.note(Class::Denied, record("Server.Reload", "")).await;
+        log.note(Class::Denied, &record("Server.Reload", "")).await.unwrap();
         // The one that was dropped is told by a task of its own.
         while news.recv().await.unwrap().record.outcome.is_none_or(|o| o.code != "client.gone") {}
         let again = AuditLog::open(plane.clone()).await.unwrap();
@@ -372,12 +384,12 @@ mod tests {
     async fn one_class_is_bounded_and_pushes_out_only_its_own() {
         let plane = ControlPlane::embedded().await.unwrap();
         let log = AuditLog::open(plane.clone()).await.unwrap();
-        log.note(Class::Change, record("Server.Reload", "")).await;
+        log.note(Class::Change, &record("Server.Reload", "")).await.unwrap();
         let most = Class::Denied.most();
         let mut adding = tokio::task::JoinSet::new();
         for _ in 0..most + 50 {
             let log = log.clone();
-            adding.spawn(async move { log.note(Class::Denied, record("Fleets.Stop", "")).await });
+            adding.spawn(async move { log.note(Class::Denied, &record("Fleets.Stop", "")).await });
         }
         adding.join_all().await;
         let kept = log.read(&wanted(usize::MAX)).await.unwrap();

@@ -6,6 +6,7 @@ pub(crate) mod record;
 
 use std::time::Instant;
 
+use overseer::store::StoreError;
 use parking_lot::Mutex;
 use tonic::Status;
 
@@ -46,7 +47,7 @@ impl Audit {
     /// Records that a client asks for something, before it is done.
     ///
     /// # Errors
-    /// `audit.not_recorded`: it must not be done then.
+    /// `store.not_writable`, `audit.not_recorded`: it must not be done then.
     pub(crate) async fn begin(&self, class: Class, caller: &Caller, asked: Asked) -> Result<Open, Failure> {
         caller.note_recorded();
         let record = entry(&caller.principal, &caller.from, caller.rule.name(), asked);
@@ -82,32 +83,54 @@ impl Audit {
             asked: asked.clone(),
             code: String::new(),
         };
-        if self.calls.lock().count(alike, Instant::now()) {
+        let now = Instant::now();
+        let first = self.calls.lock().count(alike.clone(), now);
+        if first {
             // Nothing is known of its end: a call is over with its caller.
             let mut record = entry(&caller.principal, &caller.from, caller.rule.name(), asked);
             record.outcome = Some(Ended { code: "begun".into(), took_ms: 0 });
-            self.log.begin(Class::Use, record).await?.forget();
+            match self.log.begin(Class::Use, record).await {
+                Ok(open) => open.forget(),
+                // Calls go on while the disk is full: it is recorded with those that follow.
+                Err(_) if !self.log.is_writable() => _ = self.calls.lock().count(alike, now),
+                Err(failure) => return Err(failure),
+            }
         }
         Ok(())
     }
 
     /// Records that something was not allowed, or counts it with those that are alike.
     pub(crate) async fn denied(&self, alike: Alike, from: &str) {
-        if self.denied.lock().count(alike.clone(), Instant::now()) {
-            let record = AuditRecord { from: from.to_owned(), ..sum(Some(alike), 1) };
-            self.log.note(Class::Denied, record).await;
+        let now = Instant::now();
+        let first = self.denied.lock().count(alike.clone(), now);
+        if first {
+            let record = AuditRecord { from: from.to_owned(), ..sum(Some(alike.clone()), 1) };
+            match self.log.note(Class::Denied, &record).await {
+                Err(_) if !self.log.is_writable() => _ = self.denied.lock().count(alike, now),
+                noted => tell_if_lost(noted, &record),
+            }
         }
     }
 
-    /// Records what was counted, where it is time; all of it at the end.
+    /// Records what was counted, where it is time and the disk takes it; all of it at the end.
     pub(crate) async fn flush(&self, all: bool) {
+        if !all && !self.log.is_writable() {
+            return;
+        }
         let now = Instant::now();
         let (denied, calls) = (self.denied.lock().due(now, all), self.calls.lock().due(now, all));
         for (class, due) in [(Class::Denied, denied), (Class::Use, calls)] {
             for (alike, times) in due {
-                self.log.note(class, sum(alike, times)).await;
+                let record = sum(alike, times);
+                tell_if_lost(self.log.note(class, &record).await, &record);
             }
         }
+    }
+}
+
+fn tell_if_lost(noted: Result<(), StoreError>, record: &AuditRecord) {
+    if let Err(error) = noted {
+        tracing::error!(%error, method = record.method, by = record.by, "an entry of the audit log is lost");
     }
 }
 
