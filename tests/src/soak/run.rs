@@ -12,7 +12,7 @@ use super::server::Ask;
 use crate::cable::Cable;
 use crate::processes::{self, Role};
 use crate::steps::Random;
-use crate::{eventually, memory};
+use crate::{PATIENCE, eventually, memory};
 
 /// How long, how much.
 #[derive(Debug, Clone)]
@@ -72,7 +72,7 @@ pub async fn run(options: &Options) -> Result<Report, BoxError> {
     let mut report = Report { seed: options.seed, ..Report::default() };
     let link = Link::new();
     let mut server = Server::start(&link, &arguments, &log).await?;
-    whole(&link, options.labors).await;
+    whole(&link, options.labors, &mut report).await;
     let held = memory::of(server.pid())?.rss >> 10;
     let files = memory::open_files(server.pid())?;
     let books = Books::open(&link, marks, CLIENTS, &mut random);
@@ -95,7 +95,7 @@ pub async fn run(options: &Options) -> Result<Report, BoxError> {
     faults.end().await;
     report.faults = std::mem::take(&mut faults.done);
     books.close(&mut report).await;
-    whole(&link, options.labors).await;
+    whole(&link, options.labors, &mut report).await;
     report.rss_kib = (held, memory::of(server.pid())?.rss >> 10);
     report.files = (files, memory::open_files(server.pid())?);
     eventually("each labor has one agent and one host", async || {
@@ -125,11 +125,16 @@ pub async fn run(options: &Options) -> Result<Report, BoxError> {
     Ok(report)
 }
 
-/// Waits until all labors are ready.
-async fn whole(link: &Link, labors: usize) {
-    eventually("all labors are ready", async || {
-        let count = link.ask(&Ask::Ready).await.unwrap_or_default();
-        (number(&count, 0) == labors && number(&count, 1) == labors).then_some(())
-    })
-    .await;
+/// Waits until all labors are ready; says what there is if that does not come.
+async fn whole(link: &Link, labors: usize, report: &mut Report) {
+    let begun = Instant::now();
+    let mut count = serde_json::Value::Null;
+    while begun.elapsed() < PATIENCE * 2 {
+        count = link.ask(&Ask::Ready).await.unwrap_or_default();
+        if number(&count, 0) == labors && number(&count, 1) == labors {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    report.violations.push(format!("of {labors} labors there are and are ready: {count}"));
 }
