@@ -108,3 +108,33 @@ fn what_runs_goes_on_what_is_new_is_refused_and_room_ends_it() {
     );
     assert!(said("could not be stored") + said("cannot be kept") <= 1, "{lines:#?}");
 }
+
+#[test]
+fn a_server_starts_without_room_and_its_labors_are_not_left_alone() {
+    let world = World::new();
+    let Some(disk) = SmallDisk::mount(world.path("disk"), 160 << 10) else { return };
+    let data = disk.path().join("data").to_str().unwrap().to_owned();
+    world.configure("", &[("web", "labors = 1")]);
+    let serve = || {
+        let mut serving = Serving::start(world.command(["serve", "--data", &data]));
+        serving.wait_for("is ready");
+        serving
+    };
+    let mut serving = serve();
+    world.wait_ready("web", 1);
+    let before = lives(&world, "web");
+    disk.fill(0);
+    // What it has not told anybody yet is lost with it, and no entry of its end is in the log.
+    serving.signal(Signal::TERM);
+    assert_eq!(serving.end(), 0);
+    let mut serving = serve();
+    world.wait_ready("web", 1);
+    assert_eq!(lives(&world, "web"), before);
+    world.ask(["call", &world.fleet("web"), "echo", "1"]);
+    assert!(is_in_trouble(&world, "store"));
+    disk.make_room();
+    eventually("it is well again", || troubles(&world).is_empty());
+    world.ask(["fleet", "stop", &world.fleet("web")]);
+    serving.signal(Signal::TERM);
+    assert_eq!(serving.end(), 0);
+}
