@@ -57,7 +57,7 @@ async fn nodes_of_another_overseer_with_a_fleet_of_that_name_are_left_alone() {
     let labor = played.fleet.start_child().await.unwrap();
     played.boots(&labor, 1).await;
     let mut bootstrap = played.mock.requests()[0].bootstrap.clone();
-    bootstrap.authorities = "another's".into();
+    bootstrap.owner = Some("another's".into());
     let mut key = played.key(&labor, 1);
     key.labor = LaborId::new(1, 1);
     let request = Request { key: key.clone(), bootstrap, resources: Default::default() };

@@ -209,8 +209,8 @@ fn a_log_that_does_not_fit_among_the_temporary_files_is_told_and_the_job_ends_as
     let places = Places { temporary: disk.path().to_owned(), ..Places::of(&world) };
     let ran = places.build(&world, &repository).exits(1);
     says(&ran, &["step 2 of 2 exited with code 7", "the end of the log did not arrive"]);
-    for part in [disk.path().to_str().unwrap(), "a log cannot be kept", "No space left on device"] {
-        assert!(ran.stderr.contains(part), "{part:?} is not said to people");
+    for part in [disk.path().to_str().unwrap(), "cannot be written", "No space left on device"] {
+        assert!(ran.stderr.contains(part), "{part:?} is not said to people: {}", ran.stderr);
     }
     // What was shown before is in order and without holes.
     let documents = ran.documents();
