@@ -66,7 +66,7 @@ async fn frames_that_make_no_sense_are_answered_by_the_end_of_the_connection() {
         ("a boundless window", begun(&frame(kind::WINDOW_UPDATE, 0, 0, &overflow)), Some(code::FLOW_CONTROL)),
     ];
     for caller in &callers.callers {
-        for (what, bytes) in &cases {
+        for (what, bytes, code) in &cases {
             let mut wire = callers.dial(caller).await;
             // It may hang up while we still talk.
             let _ = wire.write_all(bytes).await;
@@ -179,7 +179,7 @@ async fn one_who_falls_silent_is_hung_up_on_wherever_that_is() {
     ];
     let mut silent = Vec::new();
     for caller in &callers.callers {
-        for (what, bytes, code) in &cases {
+        for (what, bytes) in &cases {
             let mut wire = callers.dial(caller).await;
             wire.write_all(bytes).await.unwrap();
             wire.flush().await.unwrap();
