@@ -137,7 +137,7 @@ impl Overseer {
             join: None,
             attach: None,
             version: 1,
-            heartbeat_ms: 50,
+            heartbeat_ms: 200,
             lease_ms: 60_000,
             answers_heartbeats: true,
             acknowledges_telemetry: true,
