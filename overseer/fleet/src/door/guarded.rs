@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
-use tonic::transport::server::Connected;
+use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::Source;
 
@@ -123,6 +123,14 @@ impl Door {
         Guarded { socket, place, end, over: false }
     }
 
+    /// As [`Door::guard`], where the connection says from where it comes. One whose address cannot be
+    /// told has gone already.
+    pub fn guard_remote<S: Connected<ConnectInfo = TcpConnectInfo>>(&self, socket: S) -> Guarded<S> {
+        let address = socket.connect_info().remote_addr();
+        let source = address.map_or(Source::Here, |address| Source::of(address.ip()));
+        self.guard(socket, source)
+    }
+
     /// How many have not proved who they are.
     pub fn waiting(&self) -> usize {
         self.inner.waiting.lock().callers.len()
@@ -220,6 +228,21 @@ impl<S> Guarded<S> {
         self.over = self.over || self.end.as_mut().poll(cx).is_ready();
         if self.over { Poll::Ready(io::ErrorKind::TimedOut.into()) } else { Poll::Pending }
     }
+
+    /// What the socket says, or the end.
+    fn unless_over<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        ask: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>>
+    where
+        S: Unpin,
+    {
+        match self.over(cx) {
+            Poll::Ready(end) => Poll::Ready(Err(end)),
+            Poll::Pending => ask(Pin::new(&mut self.socket), cx),
+        }
+    }
 }
 
 impl<S> Drop for Guarded<S> {
@@ -234,21 +257,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        match this.over(cx) {
-            Poll::Ready(end) => Poll::Ready(Err(end)),
-            Poll::Pending => Pin::new(&mut this.socket).poll_read(cx, buffer),
-        }
+        self.get_mut().unless_over(cx, |socket, cx| socket.poll_read(cx, buffer))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        match this.over(cx) {
-            Poll::Ready(end) => Poll::Ready(Err(end)),
-            Poll::Pending => Pin::new(&mut this.socket).poll_write(cx, bytes),
-        }
+        self.get_mut().unless_over(cx, |socket, cx| socket.poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -256,11 +271,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        match this.over(cx) {
-            Poll::Ready(end) => Poll::Ready(Err(end)),
-            Poll::Pending => Pin::new(&mut this.socket).poll_write_vectored(cx, bytes),
-        }
+        self.get_mut().unless_over(cx, |socket, cx| socket.poll_write_vectored(cx, bytes))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -268,19 +279,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        match this.over(cx) {
-            Poll::Ready(end) => Poll::Ready(Err(end)),
-            Poll::Pending => Pin::new(&mut this.socket).poll_flush(cx),
-        }
+        self.get_mut().unless_over(cx, |socket, cx| socket.poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        match this.over(cx) {
-            Poll::Ready(end) => Poll::Ready(Err(end)),
-            Poll::Pending => Pin::new(&mut this.socket).poll_shutdown(cx),
-        }
+        self.get_mut().unless_over(cx, |socket, cx| socket.poll_shutdown(cx))
     }
 }
 

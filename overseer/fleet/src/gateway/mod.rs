@@ -24,7 +24,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
-use tonic::transport::server::{Connected, Router};
+use tonic::transport::server::Router;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use self::bounded::Bounded;
@@ -124,7 +124,7 @@ impl Listeners {
         if let Some(listener) = self.tcp {
             let incoming = Incoming::new(listener, CONNECTIONS, Farewell::Silent, Arc::clone(condition));
             let door = Door::new("listen", STRANGERS.within(incoming.most()));
-            let incoming = incoming.map(move |socket| socket.map(|socket| guard(&door, socket)));
+            let incoming = incoming.map(move |socket| socket.map(|socket| door.guard_remote(socket)));
             let (entrance, task) = Entrance::open(bounded(incoming, stopped.clone()), stopped.clone());
             tcp = Some(entrance);
             tasks.push(task);
@@ -163,13 +163,6 @@ impl Listening {
         }
         Ok(tasks)
     }
-}
-
-/// One whose address cannot be told has gone already.
-fn guard(door: &Door, socket: Accepted<TcpStream>) -> Guarded<Accepted<TcpStream>> {
-    let address = socket.connect_info().remote_addr();
-    let source = address.map_or(Source::Here, |address| Source::of(address.ip()));
-    door.guard(socket, source)
 }
 
 fn bounded<S>(

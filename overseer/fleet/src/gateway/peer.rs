@@ -58,21 +58,21 @@ impl Gateway {
             })
         })?;
         let authorities = self.plane.authorities();
+        let settled = authorities.stage() == Stage::Settled;
         let known = match authorities.trusts(leaf) {
-            true => self.known(identity, not_after),
+            true => self.known(identity, not_after, settled || authorities.is_newest(leaf)),
             // The connection is older than that.
             false => {
                 Err((identity, Status::unauthenticated("the authority of the certificate was given up")))
             }
         };
-        let mut peer = known.map_err(|(identity, refusal)| {
+        let peer = known.map_err(|(identity, refusal)| {
             // Known to be a labor of ours, be it of the past: it has to hear this each time.
             let why = refusal.message();
             tracing::warn!(fleet = %identity.fleet, labor = %identity.labor, why, "a request was refused");
             refusal
         })?;
-        peer.is_newest = authorities.stage() == Stage::Settled || authorities.is_newest(leaf);
-        if peer.is_newest && authorities.stage() != Stage::Settled {
+        if peer.is_newest && !settled {
             let shown = (peer.identity.generation, authorities.labors().name().to_owned());
             *peer.labor.shown.lock() = Some(shown);
         }
@@ -83,7 +83,12 @@ impl Gateway {
     }
 
     /// The labor of an identity, if it may still ask for anything.
-    fn known(&self, identity: Identity, not_after: SystemTime) -> Result<Peer, (Identity, Status)> {
+    fn known(
+        &self,
+        identity: Identity,
+        not_after: SystemTime,
+        is_newest: bool,
+    ) -> Result<Peer, (Identity, Status)> {
         if clock::now() >= not_after {
             let why = "the client certificate has run out; the labor must end";
             return Err((identity, Status::unauthenticated(why)));
@@ -99,6 +104,6 @@ impl Gateway {
             let why = format!("life {} of labor {} is over", identity.generation, identity.labor);
             return Err((identity, Status::permission_denied(why)));
         };
-        Ok(Peer { identity, not_after, fleet, labor, is_newest: true })
+        Ok(Peer { identity, not_after, fleet, labor, is_newest })
     }
 }

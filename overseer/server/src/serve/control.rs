@@ -9,12 +9,12 @@ use std::time::Duration;
 use overseer::ControlPlane;
 use overseer::accept::{Accepted, Farewell, Incoming};
 use overseer::condition::Condition;
-use overseer::door::{Bounds, Door, Entrance, Guarded, Source};
+use overseer::door::{Bounds, Door, Entrance, Guarded};
 use overseer_protocol::Secret;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_stream::StreamExt;
-use tonic::transport::server::{Connected, Server as Transport};
+use tonic::transport::server::Server as Transport;
 use tonic::transport::{Identity, ServerTlsConfig};
 
 use crate::api::CONNECTIONS;
@@ -108,11 +108,7 @@ impl ControlTcp {
     ) -> (Shown, Entrance<Guarded<Accepted<TcpStream>>>) {
         let incoming = Incoming::new(self.listener, CONNECTIONS, Farewell::Silent, condition);
         let door = Door::new("control", STRANGERS.within(incoming.most()));
-        let guard = move |socket: Accepted<TcpStream>| {
-            let address = socket.connect_info().remote_addr();
-            door.guard(socket, address.map_or(Source::Here, |address| Source::of(address.ip())))
-        };
-        let incoming = incoming.map(move |socket| socket.map(&guard));
+        let incoming = incoming.map(move |socket| socket.map(|socket| door.guard_remote(socket)));
         // It ends by `stopped`.
         let (entrance, _task) = Entrance::open(incoming, stopped);
         (self.shown, entrance)
