@@ -98,7 +98,7 @@ pub async fn check(
     deep: bool,
     seen: impl Fn(u64),
 ) -> Result<Report, CheckError> {
-    let (store, blobs) = (data.store(), data.blobs());
+    let (store, blobs) = (data.store(), data.task_blobs());
     let mut report = Report::default();
     for kind in KINDS.iter().chain(more) {
         report.counts.insert(kind.name, 0);

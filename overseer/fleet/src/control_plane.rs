@@ -2,6 +2,8 @@
 //! that labors call.
 
 mod rotation;
+mod stored_tasks;
+mod upkeep;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -10,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use overseer_protocol::{Endpoint, FleetName, SessionId, TaskId};
+use overseer_protocol::{Endpoint, FleetName, SessionId};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
@@ -28,7 +30,7 @@ use crate::metrics::{self, Page, PlaneMetrics};
 use crate::payload::Payloads;
 use crate::records::Records;
 use crate::store::{Store, StoreError};
-use crate::tasks::{TaskError, TaskRecord, TaskStorage};
+use crate::sweep::Sweeper;
 use crate::trace::Tracer;
 
 /// How long the gateway's own certificate is good. It is made anew, with a new key, on every start
@@ -171,6 +173,7 @@ impl ControlPlaneBuilder {
         let (listening, servers) = listeners.open(&data.condition(), &stopped);
         let inner = Inner {
             store,
+            task_blobs: data.task_blobs(),
             blobs: data.blobs(),
             payloads,
             metrics: PlaneMetrics::new(logs.metrics(), self.tracer.clone()),
@@ -198,25 +201,8 @@ impl ControlPlaneBuilder {
         plane.serve_anew()?;
         let keeping = tokio::spawn(plane.clone().keep_certificates());
         plane.inner.servers.lock().push(keeping);
-        tokio::spawn(look_after(plane.condition(), until_shutdown));
+        tokio::spawn(upkeep::run(plane.condition(), plane.sweeper(), until_shutdown));
         Ok(plane)
-    }
-}
-
-/// Looks at the clock and at the disk for as long as the control plane lives.
-async fn look_after(condition: Arc<Condition>, mut stopped: watch::Receiver<bool>) {
-    let mut every = tokio::time::interval(clock::LOOK);
-    let look = async {
-        loop {
-            every.tick().await;
-            clock::now();
-            condition.look();
-        }
-    };
-    tokio::select! {
-        () = look => {}
-        // One that was dropped has stopped too.
-        _ = stopped.wait_for(|stopped| *stopped) => {}
     }
 }
 
@@ -240,6 +226,7 @@ pub struct ControlPlane {
 
 struct Inner {
     store: Arc<dyn Store>,
+    task_blobs: Arc<dyn Blobs>,
     blobs: Arc<dyn Blobs>,
     payloads: Arc<Payloads>,
     logs: Arc<Logs>,
@@ -295,7 +282,19 @@ impl ControlPlane {
         &*self.inner.store
     }
 
-    /// Bytes by digest: artifacts, and whatever plugins put there.
+    /// Large payloads and results of tasks.
+    pub(crate) fn task_blobs(&self) -> &dyn Blobs {
+        &*self.inner.task_blobs
+    }
+
+    fn sweeper(&self) -> Sweeper {
+        let inner = &self.inner;
+        let (store, blobs) = (Arc::clone(&inner.store), Arc::clone(&inner.task_blobs));
+        Sweeper::new(store, blobs, self.logs(), self.condition())
+    }
+
+    /// Bytes by digest: artifacts, and whatever plugins put there. They are kept until somebody
+    /// removes them.
     pub fn blobs(&self) -> &dyn Blobs {
         &*self.inner.blobs
     }
@@ -342,33 +341,6 @@ impl ControlPlane {
                 tracing::debug!(%error, "the temporary directory is left for the next start to remove");
             }
         }
-    }
-
-    /// A task as it is stored, whether its fleet runs or not.
-    ///
-    /// # Errors
-    /// [`TaskError::Unknown`], and those of the store.
-    pub async fn task_record(&self, fleet: &FleetName, task: TaskId) -> Result<TaskRecord, TaskError> {
-        self.tasks(fleet).get(task).await
-    }
-
-    /// Up to `limit` tasks of a fleet after `after`, oldest first, whether it runs or not: those
-    /// at work, or those that are over.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub async fn task_records(
-        &self,
-        fleet: &FleetName,
-        over: bool,
-        after: Option<TaskId>,
-        limit: usize,
-    ) -> Result<Vec<TaskRecord>, TaskError> {
-        self.tasks(fleet).list(over, after, limit).await
-    }
-
-    pub(crate) fn tasks(&self, fleet: &FleetName) -> TaskStorage {
-        TaskStorage::new(Arc::clone(&self.inner.store), Arc::clone(&self.inner.blobs), fleet.clone())
     }
 
     pub(crate) fn directory(&self) -> &Path {

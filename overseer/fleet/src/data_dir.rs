@@ -16,6 +16,11 @@ use crate::condition::Condition;
 use crate::store::redb::Options;
 use crate::store::{Durability, RedbStore, StoreError};
 
+/// Where [`DataDir::task_blobs`] are.
+pub(crate) const TASK_BLOBS: &str = "task-blobs";
+/// Where [`DataDir::blobs`] are.
+pub(crate) const BLOBS: &str = "blobs";
+
 /// Why a directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
@@ -80,11 +85,12 @@ impl DataDirError {
     }
 }
 
-/// An open data directory: `store.redb` and `blobs/`.
+/// An open data directory: `store.redb`, `task-blobs/` and `blobs/`.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
     store: Arc<RedbStore>,
+    task_blobs: Arc<DirectoryBlobs>,
     blobs: Arc<DirectoryBlobs>,
     condition: Arc<Condition>,
     /// Removes the directory when it goes.
@@ -156,7 +162,12 @@ impl DataDir {
         self.store.clone()
     }
 
-    /// Its blobs.
+    /// Large payloads and results of tasks. What no task names is removed.
+    pub fn task_blobs(&self) -> Arc<DirectoryBlobs> {
+        self.task_blobs.clone()
+    }
+
+    /// All other blobs, which are kept until somebody removes them.
     pub fn blobs(&self) -> Arc<DirectoryBlobs> {
         self.blobs.clone()
     }
@@ -175,10 +186,23 @@ impl DataDir {
         // The store first: its lock tells whether another process is here.
         let (durability, condition) = (options.durability, Arc::clone(&options.condition));
         let store = Arc::new(RedbStore::open_with(path.join("store.redb"), options)?);
-        let blobs =
-            Arc::new(DirectoryBlobs::open_telling(path.join("blobs"), durability, Arc::clone(&condition))?);
-        Ok(Self { path, store, blobs, condition, lease })
+        let open = |name| {
+            let blobs = DirectoryBlobs::open_telling(path.join(name), durability, Arc::clone(&condition));
+            blobs.map(Arc::new)
+        };
+        adopt_blobs(&path)?;
+        let (task_blobs, blobs) = (open(TASK_BLOBS)?, open(BLOBS)?);
+        Ok(Self { path, store, task_blobs, blobs, condition, lease })
     }
+}
+
+/// Before there was a place of their own, those of tasks were all that a server kept in `blobs/`.
+fn adopt_blobs(path: &Path) -> Result<(), DataDirError> {
+    let (old, new) = (path.join(BLOBS), path.join(TASK_BLOBS));
+    if old.is_dir() && !new.exists() {
+        fs::rename(old, new).map_err(|source| DataDirError::Io { path: path.to_owned(), source })?;
+    }
+    Ok(())
 }
 
 /// Makes the directory, or checks that it is ours alone to write.

@@ -5,7 +5,8 @@
 //! ```text
 //! "overseer-export\n" | format u32 | schema u64 | zstd(records) | "export-end\n" | BLAKE3 of all before it
 //! record: 1, key length u16, key, value length u32, value         an entry
-//!         2, digest (32 bytes), length u64, bytes                 a blob
+//!         2, digest (32 bytes), length u64, bytes                 a payload or a result of tasks
+//!         3, digest (32 bytes), length u64, bytes                 another blob (format 2)
 //!         0, entries u64, blobs u64                               the end
 //! ```
 //!
@@ -36,7 +37,7 @@ pub struct Amount {
     pub entries: u64,
     /// Keys that were left out, for they end with a lease.
     pub leased: u64,
-    /// Blobs.
+    /// Blobs of both kinds.
     pub blobs: u64,
     /// Bytes of the file, so far.
     pub bytes: u64,

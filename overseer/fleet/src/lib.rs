@@ -54,6 +54,7 @@ pub mod records;
 pub mod release;
 mod session;
 pub mod store;
+mod sweep;
 pub mod tasks;
 pub mod telemetry;
 pub mod trace;

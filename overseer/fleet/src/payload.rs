@@ -36,7 +36,7 @@ impl Payloads {
     pub(crate) async fn open(directory: &Path, condition: Arc<Condition>) -> Result<Self, BlobError> {
         let blobs = DirectoryBlobs::open_telling(directory, Durability::Ephemeral, condition)?;
         for left in blobs.list().await? {
-            blobs.remove(&left.digest).await?;
+            blobs.remove(&left.info.digest).await?;
         }
         Ok(Self { blobs, uses: Mutex::default(), arrived: Mutex::default() })
     }

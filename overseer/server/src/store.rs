@@ -13,11 +13,11 @@ use overseer::data_dir::{DataDir, DataDirError};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output;
-use crate::serve::places;
+use crate::serve::configured;
 
 const EXAMPLES: &str = "\
 Examples:
-  overseer store check                         the data directory of this user's server
+  overseer store check                         the data directory of the server here
   overseer store check --data /var/lib/overseer --deep
   overseer store export before-update.export
   overseer store import before-update.export --data /var/lib/overseer-new
@@ -56,7 +56,7 @@ disk.";
 #[derive(Debug, Args)]
 #[command(after_help = CHECK_EXAMPLES)]
 struct CheckArgs {
-    /// Data directory; else the one where a server without a configuration keeps its things
+    /// Data directory; else that of the server that `overseer serve` would start here
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Also read all bytes of the blobs that are named
@@ -79,7 +79,7 @@ results) are with --blobs.";
 struct ExportArgs {
     /// File to be made
     file: PathBuf,
-    /// Data directory; else the one where a server without a configuration keeps its things
+    /// Data directory; else that of the server that `overseer serve` would start here
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// With all blobs
@@ -118,7 +118,11 @@ pub(crate) fn run(args: StoreArgs) -> Result<Exit, Failure> {
 
 /// Opens the directory of a server that does not run.
 fn open(data: Option<PathBuf>) -> Result<DataDir, Failure> {
-    let data = data.or_else(places::data_directory).ok_or_else(|| {
+    let data = match data {
+        Some(data) => Some(data),
+        None => configured::data_directory()?,
+    };
+    let data = data.ok_or_else(|| {
         Failure::input("store.no_data", "there is no place where a data directory would be")
             .help("give --data DIR")
     })?;

@@ -37,6 +37,7 @@ where
     what_fails_leaves_nothing(&make().await).await;
     a_dropped_put_leaves_nothing(&make().await).await;
     files_are_kept(&make().await).await;
+    what_is_put_again_stays(&make().await).await;
     bad_digests_are_refused(&make().await).await;
     damage_is_found(&make().await).await;
 }
@@ -76,13 +77,36 @@ async fn bytes_are_read_back(subject: &Subject) {
         all.push(info);
     }
     all.sort_by(|a, b| a.digest.cmp(&b.digest));
-    assert_eq!(blobs.list().await.unwrap(), all);
+    assert_eq!(listed(blobs).await, all);
     let gone = &all[2].digest;
     blobs.remove(gone).await.unwrap();
     blobs.remove(gone).await.unwrap();
     assert_eq!(blobs.stat(gone).await.unwrap(), None);
     assert!(matches!(blobs.get(gone).await, Err(BlobError::Missing(d)) if d == *gone));
     assert_eq!(blobs.list().await.unwrap().len(), all.len() - 1);
+}
+
+async fn listed(blobs: &dyn Blobs) -> Vec<BlobInfo> {
+    blobs.list().await.unwrap().into_iter().map(|listed| listed.info).collect()
+}
+
+async fn what_is_put_again_stays(subject: &Subject) {
+    let blobs = &*subject.blobs;
+    let bytes = pattern(100);
+    let digest = blobs.put(reader(bytes.clone()), NO_LIMIT).await.unwrap().digest;
+    let first = blobs.list().await.unwrap().remove(0).put_at;
+    loop {
+        blobs.put(reader(bytes.clone()), NO_LIMIT).await.unwrap();
+        let again = blobs.list().await.unwrap().remove(0).put_at;
+        // Where times are coarse it takes some puts.
+        if again != first {
+            assert!(!blobs.remove_unless_put(&digest, first).await.unwrap());
+            assert_eq!(read(blobs, &digest).await.unwrap(), bytes);
+            assert!(blobs.remove_unless_put(&digest, again).await.unwrap());
+            assert!(!blobs.remove_unless_put(&digest, again).await.unwrap(), "it is gone");
+            return assert_eq!(blobs.list().await.unwrap(), []);
+        }
+    }
 }
 
 async fn the_same_bytes_are_one_blob(subject: &Subject) {

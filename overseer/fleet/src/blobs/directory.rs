@@ -10,14 +10,16 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 use tokio::io::AsyncReadExt;
 
 use self::incoming::Incoming;
 use self::verified::Verified;
-use super::{BlobError, BlobInfo, Blobs, Digest, Reader, check_digest};
+use super::{BlobError, BlobInfo, Blobs, Digest, Listed, Reader, check_digest};
 use crate::condition::{Condition, Part};
 use crate::store::Durability;
 
@@ -27,7 +29,8 @@ const CHUNK: usize = 256 * 1024;
 const NEW: &str = "new";
 const LOCK: &str = "lock";
 
-/// [`Blobs`] in a local directory of mode 0700. Several processes may share it.
+/// [`Blobs`] in a local directory of mode 0700. Several processes may share it, but for
+/// [`Blobs::remove_unless_put`], which knows of the puts through this value and its clones only.
 #[derive(Debug, Clone)]
 pub struct DirectoryBlobs {
     place: Arc<Place>,
@@ -38,6 +41,8 @@ struct Place {
     directory: PathBuf,
     durability: Durability,
     condition: Arc<Condition>,
+    /// Held while a blob gets its name, or loses it for its age.
+    naming: Mutex<()>,
     /// Held shared as long as somebody may have a file in `new`.
     _lock: File,
 }
@@ -70,7 +75,15 @@ impl DirectoryBlobs {
         let directory = std::path::absolute(directory.as_ref()).map_err(failed)?;
         let failed = |source| BlobError::Io { place: directory.display().to_string(), source };
         let lock = prepare(&directory).map_err(failed)?;
-        Ok(Self { place: Arc::new(Place { directory, durability, condition, _lock: lock }) })
+        Ok(Self {
+            place: Arc::new(Place {
+                directory,
+                durability,
+                condition,
+                naming: Mutex::default(),
+                _lock: lock,
+            }),
+        })
     }
 
     /// Takes a blob in without giving it its name yet.
@@ -151,7 +164,7 @@ impl Place {
         Ok(self.directory.join(&digest[..2]).join(&digest[2..4]).join(digest))
     }
 
-    fn list(&self) -> io::Result<Vec<BlobInfo>> {
+    fn list(&self) -> io::Result<Vec<Listed>> {
         let mut blobs = Vec::new();
         for outer in folders(&self.directory)? {
             for inner in folders(&outer)? {
@@ -160,16 +173,17 @@ impl Place {
                     let name = entry.file_name();
                     let Some(digest) = name.to_str().filter(|n| check_digest(n).is_ok()) else { continue };
                     match entry.metadata() {
-                        Ok(metadata) => {
-                            blobs.push(BlobInfo { digest: digest.to_owned(), size: metadata.len() })
-                        }
+                        Ok(metadata) => blobs.push(Listed {
+                            info: BlobInfo { digest: digest.to_owned(), size: metadata.len() },
+                            put_at: metadata.modified()?,
+                        }),
                         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                         Err(error) => return Err(error),
                     }
                 }
             }
         }
-        blobs.sort_by(|a, b| a.digest.cmp(&b.digest));
+        blobs.sort_by(|a, b| a.info.digest.cmp(&b.info.digest));
         Ok(blobs)
     }
 }
@@ -263,7 +277,25 @@ impl Blobs for DirectoryBlobs {
         .await
     }
 
-    async fn list(&self) -> Result<Vec<BlobInfo>, BlobError> {
+    async fn remove_unless_put(&self, digest: &str, since: SystemTime) -> Result<bool, BlobError> {
+        let path = self.place.path_of(digest)?;
+        self.blocking(move |place| {
+            // Nobody names it again between the look and the removal.
+            let _naming = place.naming.lock();
+            let removed = match fs::metadata(&path).and_then(|metadata| metadata.modified()) {
+                Ok(put_at) if put_at == since => fs::remove_file(&path).map(|()| true),
+                Ok(_) => Ok(false),
+                Err(error) => Err(error),
+            };
+            match removed {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+                removed => removed.map_err(|error| place.io(error)),
+            }
+        })
+        .await
+    }
+
+    async fn list(&self) -> Result<Vec<Listed>, BlobError> {
         self.blocking(|place| place.list().map_err(|error| place.io(error))).await
     }
 }

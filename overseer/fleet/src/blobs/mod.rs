@@ -7,6 +7,7 @@ mod directory;
 
 use std::path::Path;
 use std::pin::Pin;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use tokio::io::AsyncRead;
@@ -26,6 +27,15 @@ pub struct BlobInfo {
     pub digest: Digest,
     /// Bytes.
     pub size: u64,
+}
+
+/// A blob in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Which.
+    pub info: BlobInfo,
+    /// When it was put last, by the clock of whoever keeps it.
+    pub put_at: SystemTime,
 }
 
 /// Why bytes could not be kept or given.
@@ -122,9 +132,16 @@ pub trait Blobs: Send + Sync + 'static {
     /// [`BlobError::BadDigest`], [`BlobError::Io`].
     async fn remove(&self, digest: &str) -> Result<(), BlobError>;
 
+    /// Removes a blob if it was not put again since it was listed with this time; whether it was
+    /// removed. Two puts within the same second may not be told apart.
+    ///
+    /// # Errors
+    /// [`BlobError::BadDigest`], [`BlobError::Io`].
+    async fn remove_unless_put(&self, digest: &str, since: SystemTime) -> Result<bool, BlobError>;
+
     /// All blobs, in order of digest.
     ///
     /// # Errors
     /// [`BlobError::Io`].
-    async fn list(&self) -> Result<Vec<BlobInfo>, BlobError>;
+    async fn list(&self) -> Result<Vec<Listed>, BlobError>;
 }

@@ -54,7 +54,7 @@ pub(crate) async fn filled(path: &std::path::Path) -> DataDir {
     let claim = Claims::issue(&key, Duration::from_secs(60), SystemTime::now(), [7; 32]);
     let operations = vec![record.put(), claim.operation];
     store.transact(Transaction { compares: vec![], operations }).await.unwrap();
-    let storage = TaskStorage::new(store.clone(), data.blobs(), fleet);
+    let storage = TaskStorage::new(store.clone(), data.task_blobs(), fleet);
     let small = bytes::Bytes::from_static(b"\"world\"");
     let payload = storage.keep(&small).await.unwrap();
     let queued = TaskState::Queued { not_before_ms: 0 };
@@ -145,8 +145,8 @@ async fn what_is_missing_unknown_or_changed_is_named_with_its_key() {
 async fn a_blob_that_is_gone_or_changed_is_found() {
     let directory = tempfile::tempdir().unwrap();
     let data = filled(&directory.path().join("data")).await;
-    let digest = data.blobs().list().await.unwrap()[0].digest.clone();
-    let file = data.path().join("blobs").join(&digest[..2]).join(&digest[2..4]).join(&digest);
+    let digest = data.task_blobs().list().await.unwrap()[0].info.digest.clone();
+    let file = data.path().join("task-blobs").join(&digest[..2]).join(&digest[2..4]).join(&digest);
     let mut bytes = std::fs::read(&file).unwrap();
     bytes[500] ^= 1;
     // A blob may be read-only.

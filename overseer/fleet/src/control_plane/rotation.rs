@@ -11,7 +11,6 @@ use super::{ControlPlane, ControlPlaneError, SERVER_CERTIFICATE};
 use crate::authority::{Authorities, AuthorityError, LINGER, Stage};
 use crate::claims::millis;
 use crate::clock;
-use crate::gateway::Gateway;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(2);
@@ -142,8 +141,7 @@ impl ControlPlane {
         let authorities = self.authorities();
         let (now, ttl) = clock::now_for_all(SERVER_CERTIFICATE);
         let identity = authorities.listeners().server_identity(&[], ttl, now)?;
-        let routers =
-            self.inner.listening.give(&Gateway::new(self.clone()), authorities.bundle(), &identity)?;
+        let routers = self.inner.listening.give(self.clone(), authorities.bundle(), &identity)?;
         self.inner.servers.lock().extend(routers);
         *self.inner.served_until.lock() = identity.not_after;
         self.inner.certificates.send_modify(|times| *times += 1);

@@ -2,6 +2,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use super::*;
+use crate::blobs::Blobs;
 use crate::store::{Store, Transaction};
 
 fn homes(base: &Path) -> Vec<PathBuf> {
@@ -22,9 +23,8 @@ async fn what_is_stored_is_there_the_next_time() {
     drop(data);
     let data = DataDir::open(&path).unwrap();
     assert!(data.store().get("k").await.unwrap().is_some());
-    for (path, expected) in
-        [(path.clone(), 0o700), (path.join("blobs"), 0o700), (path.join("store.redb"), 0o600)]
-    {
+    for (name, expected) in [("", 0o700), ("blobs", 0o700), ("task-blobs", 0o700), ("store.redb", 0o600)] {
+        let path = path.join(name);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, expected, "{}", path.display());
     }
 }
@@ -113,4 +113,20 @@ fn a_temporary_directory_of_another_user_is_refused() {
     fs::create_dir(&home).unwrap();
     fs::set_permissions(&home, fs::Permissions::from_mode(0o777)).unwrap();
     assert!(matches!(DataDir::ephemeral_in(base.path()), Err(DataDirError::OpenToOthers { .. })));
+}
+
+#[tokio::test]
+async fn blobs_of_tasks_are_found_that_were_kept_with_all_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = DataDir::open(directory.path()).unwrap();
+    let put = data.task_blobs().put(Box::pin(&b"result"[..]), 100).await.unwrap();
+    drop(data);
+    // As it was before they had a place of their own.
+    fs::remove_dir_all(directory.path().join(BLOBS)).unwrap();
+    fs::rename(directory.path().join(TASK_BLOBS), directory.path().join(BLOBS)).unwrap();
+    for _ in 0..2 {
+        let data = DataDir::open(directory.path()).unwrap();
+        assert_eq!(data.task_blobs().stat(&put.digest).await.unwrap(), Some(put.clone()));
+        assert_eq!(data.blobs().list().await.unwrap(), []);
+    }
 }

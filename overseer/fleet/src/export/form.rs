@@ -7,14 +7,15 @@ pub(super) const MAGIC: &[u8; 16] = b"overseer-export\n";
 /// What comes before the digest: a file without it was cut short.
 pub(super) const END: &[u8; 11] = b"export-end\n";
 /// Form of the file.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 /// Magic, format and schema.
 pub(super) const HEAD_BYTES: usize = 16 + 4 + 8;
 /// The end's mark and the digest.
 pub(super) const TAIL_BYTES: usize = END.len() + 32;
 
 pub(super) const ENTRY: u8 = 1;
-pub(super) const BLOB: u8 = 2;
+pub(super) const TASK_BLOB: u8 = 2;
+pub(super) const BLOB: u8 = 3;
 pub(super) const LAST: u8 = 0;
 
 /// Counts and hashes what is written or read through it.

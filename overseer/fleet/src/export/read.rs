@@ -9,11 +9,13 @@ use std::task::{Context, Poll};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::form::{BLOB, END, ENTRY, FORMAT, HEAD_BYTES, Hashed, LAST, MAGIC, TAIL_BYTES, runtime};
+use super::form::{
+    BLOB, END, ENTRY, FORMAT, HEAD_BYTES, Hashed, LAST, MAGIC, TAIL_BYTES, TASK_BLOB, runtime,
+};
 use super::write::exactly;
 use super::{Amount, ExportError};
 use crate::blobs::{Blobs, DirectoryBlobs};
-use crate::data_dir::DataDir;
+use crate::data_dir::{self, DataDir};
 use crate::store::{
     Durability, MAX_KEY_BYTES, MAX_OPERATIONS, MAX_TRANSACTION_BYTES, RedbStore, Store, Transaction,
 };
@@ -156,7 +158,8 @@ impl Source {
         // It is synced as a whole at the end.
         let store = RedbStore::open(&place, Durability::Ephemeral)?;
         store.declare_schema(schema)?;
-        let blobs = DirectoryBlobs::open_with(half.join("blobs"), Durability::Fsync)?;
+        let open = |name| DirectoryBlobs::open_with(half.join(name), Durability::Fsync);
+        let (task_blobs, blobs) = (open(data_dir::TASK_BLOBS)?, open(data_dir::BLOBS)?);
         let runtime = runtime().map_err(|error| self.io(error))?;
         let mut amount = Amount::default();
         let mut batch = Batch::default();
@@ -173,8 +176,9 @@ impl Source {
                         seen(amount);
                     }
                 }
-                BLOB => {
-                    packed = self.blob(packed, &blobs, &runtime)?;
+                kind @ (TASK_BLOB | BLOB) => {
+                    let place = if kind == BLOB { &blobs } else { &task_blobs };
+                    packed = self.blob(packed, place, &runtime)?;
                     amount.blobs += 1;
                     amount.bytes = packed.get_ref().get_ref().bytes;
                     seen(amount);

@@ -22,7 +22,9 @@ fn contents(data: &DataDir) -> (Vec<(String, bytes::Bytes)>, Vec<crate::blobs::B
         Ok::<_, ()>(())
     });
     let authority = block_on(Authority::load_or_create(&*data.store(), SystemTime::now())).unwrap();
-    (entries, block_on(data.blobs().list()).unwrap(), authority.certificate().to_owned())
+    let listed = [data.task_blobs(), data.blobs()].map(|blobs| block_on(blobs.list()).unwrap());
+    let blobs = listed.concat().into_iter().map(|listed| listed.info).collect();
+    (entries, blobs, authority.certificate().to_owned())
 }
 
 fn names(directory: &Path) -> Vec<String> {
@@ -53,6 +55,7 @@ fn what_is_exported_comes_back_as_it_was() {
         let large = vec![b'v'; if n % 100 == 0 { 1_000_000 } else { n }];
         block_on(store.transact(Transaction::new().put(format!("zz/{n:03}"), large))).unwrap();
     }
+    block_on(data.blobs().put(Box::pin(&b"artifact"[..]), 100)).unwrap();
     let lease = block_on(store.grant(std::time::Duration::from_secs(100))).unwrap();
     block_on(store.transact(Transaction::new().put_leased("zz/leased", "x", lease))).unwrap();
     let written = export(&data, &file, true, |_| {}).unwrap();
@@ -61,13 +64,13 @@ fn what_is_exported_comes_back_as_it_was() {
         0o600,
         "it has a private key in it"
     );
-    assert_eq!((written.leased, written.blobs, written.bytes), (1, 1, fs::metadata(&file).unwrap().len()));
+    assert_eq!((written.leased, written.blobs, written.bytes), (1, 2, fs::metadata(&file).unwrap().len()));
     let empty = directory.path().join("empty");
     fs::create_dir(&empty).unwrap();
     block_on(store.revoke(lease)).unwrap();
     for place in [empty, directory.path().join("deeper/new")] {
         let read = import(&file, &place, |_| {}).unwrap();
-        assert_eq!((read.entries, read.blobs, read.bytes), (written.entries, 1, written.bytes));
+        assert_eq!((read.entries, read.blobs, read.bytes), (written.entries, 2, written.bytes));
         let imported = DataDir::open(&place).unwrap();
         assert_eq!(contents(&imported), contents(&data));
         assert_eq!(fs::metadata(&place).unwrap().permissions().mode() & 0o777, 0o700);
@@ -112,7 +115,7 @@ fn any_changed_byte_and_any_missing_end_is_refused_and_nothing_is_made() {
         "export.not_one"
     );
     assert_eq!(refused(&[&good[..], b"more"].concat(), "more behind it").code(), "export.cut_short");
-    for (at, newer) in [(16, &2u32.to_le_bytes()[..]), (20, &9u64.to_le_bytes()[..])] {
+    for (at, newer) in [(16, &3u32.to_le_bytes()[..]), (20, &9u64.to_le_bytes()[..])] {
         let mut bytes = good.clone();
         bytes[at..at + newer.len()].copy_from_slice(newer);
         assert_eq!(refused(&bytes, "newer").code(), "export.newer");

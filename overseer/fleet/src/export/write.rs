@@ -4,9 +4,9 @@ use std::path::Path;
 
 use tokio::io::AsyncReadExt;
 
-use super::form::{BLOB, END, ENTRY, FORMAT, Hashed, LAST, MAGIC, runtime};
+use super::form::{BLOB, END, ENTRY, FORMAT, Hashed, LAST, MAGIC, TASK_BLOB, runtime};
 use super::{Amount, ExportError};
-use crate::blobs::{BlobError, Blobs};
+use crate::blobs::{BlobError, Blobs, DirectoryBlobs};
 use crate::data_dir::DataDir;
 use crate::store::Entry;
 
@@ -57,7 +57,9 @@ pub fn export(
     })?;
     written.map_err(failed)?;
     if with_blobs {
-        write_blobs(data, &mut packed, &mut amount, &failed, &seen)?;
+        for (kind, blobs) in [(TASK_BLOB, data.task_blobs()), (BLOB, data.blobs())] {
+            write_blobs(kind, &blobs, &mut packed, &mut amount, &failed, &seen)?;
+        }
     }
     packed.write_all(&[LAST]).map_err(failed)?;
     packed.write_all(&amount.entries.to_le_bytes()).map_err(failed)?;
@@ -90,24 +92,24 @@ fn write_entry(out: &mut impl Write, entry: &Entry) -> io::Result<()> {
 }
 
 fn write_blobs(
-    data: &DataDir,
+    kind: u8,
+    blobs: &DirectoryBlobs,
     out: &mut zstd::Encoder<'_, Hashed<impl Write>>,
     amount: &mut Amount,
     failed: &impl Fn(io::Error) -> ExportError,
     seen: &impl Fn(Amount),
 ) -> Result<(), ExportError> {
-    let blobs = data.blobs();
     let runtime = runtime().map_err(failed)?;
     let mut chunk = vec![0; 256 * 1024];
     for listed in runtime.block_on(blobs.list())? {
-        let (info, mut reader) = match runtime.block_on(blobs.get(&listed.digest)) {
+        let (info, mut reader) = match runtime.block_on(blobs.get(&listed.info.digest)) {
             // It was removed after the list was made, which is nothing to stop at.
             Err(BlobError::Missing(_)) => continue,
             other => other?,
         };
         let damaged = || ExportError::Blobs(BlobError::Damaged(info.digest.clone()));
         let digest = blake3::Hash::from_hex(&info.digest).map_err(|_| damaged())?;
-        out.write_all(&[BLOB]).map_err(failed)?;
+        out.write_all(&[kind]).map_err(failed)?;
         out.write_all(digest.as_bytes()).map_err(failed)?;
         out.write_all(&info.size.to_le_bytes()).map_err(failed)?;
         let mut left = info.size;

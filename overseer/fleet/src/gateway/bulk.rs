@@ -73,11 +73,13 @@ impl Bulk for Gateway {
     ) -> Result<Response<Self::FetchBlobStream>, Status> {
         let expiry = Expiry::at(self.peer(&request)?.not_after);
         let digest = &request.get_ref().digest;
-        // The payload of a call, or a blob that outlives its call.
-        let found = match self.plane.payloads().get(digest).await {
-            Err(BlobError::Missing(_)) => self.plane.blobs().get(digest).await,
-            found => found,
-        };
+        // The payload of a call or of a task, or a blob that outlives them.
+        let mut found = self.plane.payloads().get(digest).await;
+        for blobs in [self.plane.task_blobs(), self.plane.blobs()] {
+            if matches!(found, Err(BlobError::Missing(_))) {
+                found = blobs.get(digest).await;
+            }
+        }
         let (_, reader) = found.map_err(|e| blob_status(&e))?;
         let (send, receive) = mpsc::channel(AHEAD);
         tokio::spawn(send_blob(reader, send));

@@ -75,12 +75,6 @@ pub(crate) struct Gateway {
     failures: Arc<Mutex<Failures>>,
 }
 
-impl Gateway {
-    pub(crate) fn new(plane: ControlPlane) -> Self {
-        Self { plane, failures: Arc::new(Mutex::new(Failures::new(REFUSALS, Instant::now()))) }
-    }
-}
-
 /// Sockets that are bound and not served yet.
 pub(crate) struct Listeners {
     unix: UnixListener,
@@ -129,7 +123,8 @@ impl Listeners {
             tcp = Some(entrance);
             tasks.push(task);
         }
-        (Listening { unix, tcp, stopped: stopped.clone() }, tasks)
+        let failures = Arc::new(Mutex::new(Failures::new(REFUSALS, Instant::now())));
+        (Listening { unix, tcp, failures, stopped: stopped.clone() }, tasks)
     }
 }
 
@@ -137,6 +132,8 @@ impl Listeners {
 pub(crate) struct Listening {
     unix: Entrance<Bounded<Guarded<Accepted<UnixStream>>>>,
     tcp: Option<Entrance<Bounded<Guarded<Accepted<TcpStream>>>>>,
+    /// Counted on over a change of the certificate.
+    failures: Arc<Mutex<Failures>>,
     stopped: watch::Receiver<bool>,
 }
 
@@ -145,12 +142,13 @@ impl Listening {
     /// (PEM). Connections that are open go on as they are.
     pub(crate) fn give(
         &self,
-        gateway: &Gateway,
+        plane: ControlPlane,
         authorities: &str,
         server: &ServerIdentity,
     ) -> Result<Vec<JoinHandle<()>>, ControlPlaneError> {
+        let gateway = Gateway { plane, failures: Arc::clone(&self.failures) };
         let unix = router(gateway.clone(), authorities, server)?;
-        let tcp = router(gateway.clone(), authorities, server)?;
+        let tcp = router(gateway, authorities, server)?;
         let (sockets, until) = (self.unix.sockets(), wait_for(self.stopped.clone()));
         let mut tasks = vec![tokio::spawn(async move {
             report(unix.serve_with_incoming_shutdown(sockets, until).await);

@@ -80,6 +80,7 @@ impl Tasks {
         let found = storage.load().await?;
         let (send, changes) = mpsc::unbounded_channel();
         let (metrics, keep) = (Arc::clone(&shared.metrics), shared.options.task_retention);
+        let logs = Arc::clone(&shared.logs);
         let (tracer, shared) = (shared.tracer.clone(), Arc::downgrade(shared));
         let traced = tracer.is_some();
         let cancels: Arc<Mutex<BTreeSet<TaskId>>> = Arc::default();
@@ -99,7 +100,7 @@ impl Tasks {
             // An actor that has stopped decides no more.
             let _ = tell.cast(TaskMessage::Written(written));
         }));
-        let retention = tokio::spawn(retention::run(storage.clone(), keep));
+        let retention = tokio::spawn(retention::run(storage.clone(), logs, keep));
         let (admission, writer) = (Arc::default(), Mutex::new(Some(writer)));
         let places = Places::default();
         let tasks = Self { storage, actor, admission, metrics, traced, places, cancels, writer, retention };

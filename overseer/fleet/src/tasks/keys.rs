@@ -14,6 +14,11 @@ pub(crate) struct Named {
     pub(crate) key: IdempotencyKey,
 }
 
+/// Of every task at work.
+pub(crate) const LIVE: &str = "tasks/";
+/// Of every task that is over.
+pub(crate) const OVER: &str = "tasks-over/";
+
 /// A task at work.
 pub(crate) fn live(fleet: &FleetName, task: TaskId) -> String {
     format!("tasks/{fleet}/{task}")

@@ -22,9 +22,9 @@ pub use self::record::{
     AttemptEnd, Content, HISTORY, IdempotencyKey, PastAttempt, Retry, RetryCause, Suspicion, TaskFailure,
     TaskRecord, TaskState,
 };
-pub(crate) use self::storage::TaskStorage;
 #[cfg(test)]
 pub(crate) use self::storage::{Change, Submitted};
+pub(crate) use self::storage::{TaskStorage, parse};
 pub use self::task::Task;
 use crate::blobs::BlobError;
 use crate::fleet::Stopped;

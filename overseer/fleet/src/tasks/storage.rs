@@ -1,6 +1,7 @@
 //! Tasks in the store. What is at work is `tasks/FLEET/TASK`, what is over `tasks-over/FLEET/TASK`;
 //! payloads and results lie beside them, so that listing tasks reads no payload.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use overseer_protocol::{FleetName, MAX_PAYLOAD, TaskId};
 use tokio::io::AsyncReadExt;
 
 use super::keys;
-use super::record::{Content, IdempotencyKey, TaskRecord, TaskState};
+use super::record::{Content, IdempotencyKey, TaskFailure, TaskRecord, TaskState};
 use super::{SubmitError, TaskError};
 use crate::blobs::{BlobError, Blobs, Reader};
 use crate::store::{
@@ -44,6 +45,14 @@ pub(crate) struct Change {
     pub(crate) revision: Revision,
     /// Of a task that is done, when it is kept in the store.
     pub(crate) result: Option<Bytes>,
+}
+
+/// An entry of the index by end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) task: TaskId,
+    at_ms: u64,
+    key: String,
 }
 
 impl TaskStorage {
@@ -219,34 +228,65 @@ impl TaskStorage {
         Ok(entry.filter(|e| e.value == json(&*change.record)).map(|e| e.revision))
     }
 
-    /// Removes up to `limit` tasks that were over before that time; how many there were.
-    pub(crate) async fn remove_over(&self, before_ms: u64, limit: usize) -> Result<usize, TaskError> {
-        let prefix = format!("tasks-by-end/{}/", self.fleet);
-        // Five keys of each task.
-        let (entries, _) = self.store.range(&prefix, None, limit.min(MAX_OPERATIONS / 5)).await?;
-        let mut transaction = Transaction::new();
-        let mut removed = 0;
-        for entry in &entries {
-            let mut parts = entry.key[prefix.len()..].splitn(2, '/');
-            let at = parts.next().and_then(|at| u64::from_str_radix(at, 16).ok());
-            let task = parts.next().and_then(|task| task.parse::<TaskId>().ok());
-            let (Some(at), Some(task)) = (at, task) else { continue };
-            if at >= before_ms {
-                break;
+    /// Cancels a task that no fleet has at work.
+    pub(crate) async fn cancel(&self, task: TaskId, now_ms: u64) -> Result<TaskRecord, TaskError> {
+        loop {
+            let Some(entry) = self.store.get(&self.live(task)).await? else { return self.get(task).await };
+            let mut record = parse(&entry)?;
+            record.cancelled = true;
+            if let TaskState::Queued { .. } = record.state {
+                record.state = TaskState::Failed { failure: TaskFailure::Cancelled, at_ms: now_ms };
             }
-            transaction = transaction.delete(entry.key.clone());
-            if let Some(over) = self.store.get(&self.over(task)).await? {
-                transaction = transaction.delete(self.over(task)).delete(self.result_key(task));
+            let change = Change { record: Box::new(record), revision: entry.revision, result: None };
+            if self.write(std::slice::from_ref(&change)).await?.is_ok() {
+                return Ok(*change.record);
+            }
+            // Somebody else has changed it in between.
+        }
+    }
+
+    /// The fleets that have tasks, by name.
+    pub(crate) async fn fleets(store: &dyn Store) -> Result<Vec<FleetName>, StoreError> {
+        let mut fleets = BTreeSet::new();
+        for prefix in [keys::LIVE, keys::OVER] {
+            let mut after: Option<String> = None;
+            while let Some(entry) = store.range(prefix, after.as_deref(), 1).await?.0.pop() {
+                let name = entry.key[prefix.len()..].split('/').next().unwrap_or_default();
+                // On to the next name: this character follows the one that ends a name.
+                after = Some(format!("{prefix}{name}0"));
+                fleets.extend(name.parse::<FleetName>().ok());
+            }
+        }
+        Ok(fleets.into_iter().collect())
+    }
+
+    /// Up to `limit` tasks that were over before that time, the oldest first.
+    pub(crate) async fn over_before(&self, before_ms: u64, limit: usize) -> Result<Vec<Ended>, TaskError> {
+        let prefix = format!("tasks-by-end/{}/", self.fleet);
+        // Five keys of each task go in one transaction.
+        let (entries, _) = self.store.range(&prefix, None, limit.min(MAX_OPERATIONS / 5)).await?;
+        let parsed = entries.into_iter().filter_map(|entry| {
+            let (at, task) = entry.key[prefix.len()..].split_once('/')?;
+            let at_ms = u64::from_str_radix(at, 16).ok()?;
+            Some(Ended { at_ms, task: task.parse().ok()?, key: entry.key })
+        });
+        Ok(parsed.take_while(|ended| ended.at_ms < before_ms).collect())
+    }
+
+    /// Removes tasks that are over. Their blobs go when no task names them.
+    pub(crate) async fn remove(&self, over: &[Ended]) -> Result<(), TaskError> {
+        let mut transaction = Transaction::new();
+        for Ended { task, key, .. } in over {
+            transaction = transaction.delete(key.clone());
+            if let Some(over) = self.store.get(&self.over(*task)).await? {
+                transaction = transaction.delete(self.over(*task)).delete(self.result_key(*task));
                 if let Some(key) = parse(&over)?.key {
                     transaction = transaction.delete(self.key(&key.name));
                 }
             }
-            removed += 1;
         }
-        if removed > 0 {
-            self.store.transact(transaction).await?;
-        }
-        Ok(removed)
+        self.store.transact(transaction).await?;
+        Ok(())
     }
 
     fn live(&self, task: TaskId) -> String {
@@ -306,7 +346,8 @@ fn json<T: serde::Serialize>(value: &T) -> Bytes {
     serde_json::to_vec(value).unwrap_or_default().into()
 }
 
-fn parse(entry: &Entry) -> Result<TaskRecord, TaskError> {
+/// The record that an entry of a task is.
+pub(crate) fn parse(entry: &Entry) -> Result<TaskRecord, TaskError> {
     serde_json::from_slice(&entry.value)
         .map_err(|e| TaskError::Unreadable { key: entry.key.clone(), reason: e.to_string() })
 }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use overseer::FleetName;
 use tonic::{Request, Status};
 
 use super::Service;
-use super::status::refuse;
+use super::status::{refuse, task_failed};
 use crate::access::{Caller, rules};
 use crate::audit::log::Open;
 use crate::audit::record::{Asked, Class};
@@ -46,6 +47,29 @@ impl Seen<'_> {
             tokio::spawn(async move { access.other_fleet(&caller, asked).await });
         }
         found
+    }
+
+    /// The name of one of them, or of one that is not in the configuration any more and has tasks.
+    ///
+    /// # Errors
+    /// `fleet.unknown`, and those of the store.
+    pub(super) async fn fleet_of_tasks(&self, name: &str) -> Result<FleetName, Status> {
+        match self.fleet(name) {
+            Ok(slot) => Ok(slot.name.clone()),
+            Err(unknown) => {
+                let mut past = self.past_fleets().await?.into_iter();
+                past.find(|fleet| fleet.as_str() == name).ok_or_else(|| refuse(unknown))
+            }
+        }
+    }
+
+    /// Those that are not in the configuration any more, and have tasks.
+    pub(super) async fn past_fleets(&self) -> Result<Vec<FleetName>, Status> {
+        let server = &self.service.server;
+        let mut fleets = server.plane.fleets_with_tasks().await.map_err(|error| task_failed(&error))?;
+        fleets
+            .retain(|name| rules::sees(&self.caller.principal, name) && server.fleet(name.as_str()).is_err());
+        Ok(fleets)
     }
 
     /// Whether all fleets are there for him.

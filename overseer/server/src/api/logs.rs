@@ -95,7 +95,7 @@ impl proto::logs_server::Logs for Service {
         let caller = caller::of(&request)?;
         let task = self.task_seen(&caller, &request.get_ref().task).await?;
         let newest_attempt = match self.find(&caller, task, None).await {
-            Ok((_, record)) => Some(record.attempts),
+            Ok(record) => Some(record.attempts),
             // Of a call, a labor, or a task whose time was over before that of its logs.
             Err(_) => None,
         };

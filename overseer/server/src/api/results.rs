@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
-use overseer::{Task, TaskError};
+use overseer::tasks::TaskRecord;
+use overseer::{ControlPlane, Task, TaskError};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{Semaphore, mpsc};
 use tonic::Status;
@@ -38,12 +39,22 @@ impl Default for Results {
 
 impl Results {
     /// Waits for the end of a task and sends its result. A reader that does not read is cut off.
-    pub(super) async fn send(&self, task: &Task, to: &mpsc::Sender<Answer>) {
+    /// `task` is it as one of its fleet; one that is over needs none.
+    pub(super) async fn send(
+        &self,
+        plane: &ControlPlane,
+        task: Option<&Task>,
+        record: TaskRecord,
+        to: &mpsc::Sender<Answer>,
+    ) {
         let sent = async {
-            let record = task_record::whole(&task.over().await?);
+            let record = match task {
+                Some(task) => task.over().await?,
+                None => record,
+            };
             let room = self.0.acquire_many(OF_ONE).await;
-            let result = task.read_result().await?;
-            let sent = in_pieces(record, result, to, PATIENCE).await;
+            let result = plane.task_result(&record).await?;
+            let sent = in_pieces(task_record::whole(&record), result, to, PATIENCE).await;
             drop(room);
             sent
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use overseer::tasks::TaskRecord;
 use overseer::trace::TraceContext;
-use overseer::{SubmitError, Task, TaskError, TaskId, TaskOptions};
+use overseer::{FleetName, SubmitError, Task, TaskError, TaskId, TaskOptions};
 use overseer_protocol::{IdError, MAX_PAYLOAD};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,7 +21,6 @@ use crate::audit::record::Asked;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::serve::gate;
-use crate::serve::slot::FleetSlot;
 
 /// Tasks of one list.
 const LISTED: usize = 100;
@@ -39,38 +38,53 @@ pub(super) fn task_id(text: &str) -> Result<TaskId, Failure> {
 }
 
 impl Service {
-    /// A task and its fleet, which is looked for where it is not given, among those that are seen.
+    /// A task, of the fleet that is given, or else of whichever is seen, whether it runs or not.
     pub(super) async fn find(
         &self,
         caller: &Caller,
         task: TaskId,
         fleet: Option<&str>,
-    ) -> Result<(Arc<FleetSlot>, TaskRecord), Status> {
-        let slots = match fleet {
-            Some(name) => vec![self.seen(caller).fleet(name).map_err(refuse)?],
-            None => self.seen(caller).fleets(),
+    ) -> Result<TaskRecord, Status> {
+        let seen = self.seen(caller);
+        let (fleets, all) = match fleet {
+            Some(name) => (vec![seen.fleet_of_tasks(name).await?], true),
+            None => (seen.fleets().iter().map(|slot| slot.name.clone()).collect(), false),
         };
-        for slot in slots {
-            match self.server.plane.task_record(&slot.name, task).await {
-                Ok(record) => return Ok((slot, record)),
+        if let Some(record) = self.find_in(&fleets, task).await? {
+            return Ok(record);
+        }
+        let past = if all { Vec::new() } else { seen.past_fleets().await? };
+        let found = self.find_in(&past, task).await?;
+        found.ok_or_else(|| task_failed(&TaskError::Unknown(task)))
+    }
+
+    async fn find_in(&self, fleets: &[FleetName], task: TaskId) -> Result<Option<TaskRecord>, Status> {
+        for fleet in fleets {
+            match self.server.plane.task_record(fleet, task).await {
+                Ok(record) => return Ok(Some(record)),
                 Err(TaskError::Unknown(_)) => {}
                 Err(error) => return Err(task_failed(&error)),
             }
         }
-        Err(task_failed(&TaskError::Unknown(task)))
+        Ok(None)
     }
 
-    /// A task whose fleet runs.
-    async fn at_work(
-        &self,
-        caller: &Caller,
-        task: &str,
-        fleet: Option<&str>,
-    ) -> Result<(Task, TaskRecord), Status> {
-        let (slot, record) = self.find(caller, task_id(task).map_err(refuse)?, fleet).await?;
-        let fleet = slot.fleet().map_err(refuse)?;
-        let task = fleet.task(record.task).await.map_err(|error| task_failed(&error))?;
-        Ok((task, record))
+    /// A task as one of its fleet that runs.
+    async fn at_work(&self, record: &TaskRecord) -> Result<Task, Status> {
+        let fleet = self.server.fleet(record.fleet.as_str()).and_then(|slot| slot.fleet()).map_err(refuse)?;
+        fleet.task(record.task).await.map_err(|error| task_failed(&error))
+    }
+
+    async fn cancel_in(&self, record: &TaskRecord) -> Result<(), Status> {
+        let slot = self.server.fleet(record.fleet.as_str()).ok();
+        if slot.as_ref().is_some_and(|slot| slot.fleet().is_ok()) {
+            self.at_work(record).await?.cancel();
+            return Ok(());
+        }
+        // It is not started meanwhile.
+        let _stopped = slot.as_ref().map(|slot| slot.hold_stopped()).transpose().map_err(refuse)?;
+        let stored = self.server.plane.cancel_stored_task(&record.fleet, record.task).await;
+        stored.map(drop).map_err(|error| task_failed(&error))
     }
 
     async fn submit_in(
@@ -155,10 +169,10 @@ impl proto::tasks_server::Tasks for Service {
     ) -> Result<Response<proto::ListTasksResponse>, Status> {
         let caller = caller::of(&request)?;
         let request = request.into_inner();
-        let slot = self.seen(&caller).fleet(&request.fleet).map_err(refuse)?;
+        let fleet = self.seen(&caller).fleet_of_tasks(&request.fleet).await?;
         let after = request.after.as_deref().map(task_id).transpose().map_err(refuse)?;
         let limit = request.limit.map_or(LISTED, |limit| limit as usize).clamp(1, MOST);
-        let records = self.server.plane.task_records(&slot.name, request.over, after, limit).await;
+        let records = self.server.plane.task_records(&fleet, request.over, after, limit).await;
         let records = records.map_err(|error| task_failed(&error))?;
         let tasks = records.iter().map(task_record::brief).collect();
         Ok(Response::new(proto::ListTasksResponse { tasks }))
@@ -171,7 +185,7 @@ impl proto::tasks_server::Tasks for Service {
         let caller = caller::of(&request)?;
         let request = request.get_ref();
         let id = task_id(&request.task).map_err(refuse)?;
-        let (_, record) = self.find(&caller, id, request.fleet.as_deref()).await?;
+        let record = self.find(&caller, id, request.fleet.as_deref()).await?;
         Ok(Response::new(proto::GetTaskResponse { task: Some(task_record::whole(&record)) }))
     }
 
@@ -182,11 +196,13 @@ impl proto::tasks_server::Tasks for Service {
         let _entered = self.server.gate.enter().map_err(refuse)?;
         let caller = caller::of(&request)?;
         let request = request.get_ref();
-        let (task, record) = self.at_work(&caller, &request.task, request.fleet.as_deref()).await?;
+        let id = task_id(&request.task).map_err(refuse)?;
+        let record = self.find(&caller, id, request.fleet.as_deref()).await?;
         let asked = Asked::of(record.fleet.as_str()).target(&record.task.to_string());
         let entry = self.record_use(&caller, asked).await?;
-        task.cancel();
-        entry.end_soon("ok", None);
+        let cancelled = self.cancel_in(&record).await;
+        entry.end_soon(&outcome(&cancelled), None);
+        cancelled?;
         Ok(Response::new(proto::CancelTaskResponse { task: Some(task_record::whole(&record)) }))
     }
 
@@ -200,7 +216,10 @@ impl proto::tasks_server::Tasks for Service {
         drop(self.server.gate.enter().map_err(refuse)?);
         let caller = caller::of(&request)?;
         let request = request.get_ref();
-        let (task, _) = self.at_work(&caller, &request.task, request.fleet.as_deref()).await?;
+        let id = task_id(&request.task).map_err(refuse)?;
+        let record = self.find(&caller, id, request.fleet.as_deref()).await?;
+        // One that is over needs no fleet any more.
+        let task = if record.is_over() { None } else { Some(self.at_work(&record).await?) };
         let (send, receive) = mpsc::channel(PIECES);
         let (server, results) = (Arc::clone(&self.server), self.results.clone());
         tokio::spawn(async move {
@@ -208,7 +227,7 @@ impl proto::tasks_server::Tasks for Service {
                 biased;
                 () = server.gate.closing() => drop(send.try_send(Err(refuse(gate::stopping())))),
                 () = send.closed() => {}
-                () = results.send(&task, &send) => {}
+                () = results.send(&server.plane, task.as_ref(), record, &send) => {}
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receive))))

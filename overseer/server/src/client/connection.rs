@@ -17,7 +17,7 @@ use super::Common;
 use super::bearer::Bearer;
 use crate::api::status::full;
 use crate::failure::Failure;
-use crate::serve::places;
+use crate::serve::configured;
 
 /// A connection whose requests carry the token, where one is needed.
 pub(super) type Channel = InterceptedService<transport::Channel, Bearer>;
@@ -32,11 +32,11 @@ const MOST_BYTES: u64 = 4 * 1024 * 1024;
 /// Connects to the server that is named, or to the first that is found.
 ///
 /// # Errors
-/// `server.not_found`, with all places that were looked at; `server.address`, `server.ca`,
+/// `server.not_found`, with all places that were looked at; `server.forbidden`, `server.address`, `server.ca`,
 /// `server.token`, `server.connection`.
 pub(super) async fn connect(common: &Common) -> Result<Channel, Failure> {
     match common.server.as_deref() {
-        None => at_socket(places::sockets()).await,
+        None => at_socket(configured::sockets()).await,
         Some(server) => match address(server)? {
             Address::Socket(path) => at_socket(vec![path]).await,
             Address::Tcp(uri) => over_tcp(uri, common).await,
@@ -123,12 +123,23 @@ fn authority(file: Option<&Path>) -> Result<Certificate, Failure> {
 }
 
 async fn at_socket(places: Vec<PathBuf>) -> Result<Channel, Failure> {
-    let mut looked_at = Vec::new();
+    let (mut looked_at, mut forbidden) = (Vec::new(), None);
     for path in places {
         match UnixStream::connect(&path).await {
             Ok(stream) => return channel(path, stream).await,
-            Err(error) => looked_at.push(format!("{} ({})", path.display(), why(&error))),
+            Err(error) => {
+                looked_at.push(format!("{} ({})", path.display(), why(&error)));
+                if error.kind() == io::ErrorKind::PermissionDenied {
+                    forbidden.get_or_insert(path);
+                }
+            }
         }
+    }
+    if let Some(path) = forbidden {
+        let message = format!("the socket {} is not for this user", path.display());
+        return Err(Failure::input("server.forbidden", message).help(
+            "run this as the user of the server, or ask over TCP with a token (`overseer token new`)",
+        ));
     }
     let message = format!("no server was found; looked at {}", looked_at.join(", "));
     Err(Failure::input("server.not_found", message)

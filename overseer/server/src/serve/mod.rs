@@ -1,5 +1,6 @@
 //! `overseer serve`: fleets that are kept, and a control API to ask for them.
 
+pub(crate) mod configured;
 pub(crate) mod control;
 pub(crate) mod desired;
 pub(crate) mod events;

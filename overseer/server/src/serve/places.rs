@@ -32,11 +32,11 @@ pub(crate) fn socket(data: &std::path::Path) -> PathBuf {
 
 /// The socket within a data directory: in a directory of its own, since the data directory may be
 /// readable for others.
-fn socket_in(data: &std::path::Path) -> PathBuf {
+pub(super) fn socket_in(data: &std::path::Path) -> PathBuf {
     data.join("control/control.sock")
 }
 
-/// Where a client that was not told where looks for a server, in order.
+/// Where a server that was not told where may listen, in order.
 pub(crate) fn sockets() -> Vec<PathBuf> {
     let runtime = variable("XDG_RUNTIME_DIR").map(|directory| directory.join(SOCKET));
     let run = PathBuf::from("/run").join(SOCKET);

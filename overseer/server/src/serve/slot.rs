@@ -7,7 +7,7 @@ use overseer::fleet::{StartChildError, StartError};
 use overseer::local::Local;
 use overseer::{ControlPlane, Count, Fleet, FleetName, Labor, LaborId, LaborState};
 use parking_lot::RwLock;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::desired::{self, Desired};
 use super::events::EventLog;
@@ -185,19 +185,24 @@ impl FleetSlot {
     /// `fleet.not_running`; `fleet.changing` while it starts or stops.
     pub(crate) fn fleet(&self) -> Result<Fleet, Failure> {
         let name = &self.name;
-        let changing = |what: &str| {
-            let message = format!("the fleet {name} is {what}");
-            Err(Failure::fault("fleet.changing", message).help("try again in a moment"))
-        };
         match &self.inner.read().phase {
             Phase::Running(running) => Ok(running.fleet.clone()),
-            Phase::Starting => changing("starting"),
-            Phase::Stopping(_) => changing("stopping"),
+            Phase::Starting => Err(self.changing("starting")),
+            Phase::Stopping(_) => Err(self.changing("stopping")),
             Phase::Stopped | Phase::Closed => {
                 Err(Failure::input("fleet.not_running", format!("the fleet {name} does not run"))
                     .help(format!("start it: overseer fleet start {name}")))
             }
         }
+    }
+
+    /// Holds a fleet that does not run as it is: it is not started meanwhile.
+    ///
+    /// # Errors
+    /// `fleet.changing` where it is being started or stopped, or runs.
+    pub(crate) fn hold_stopped(&self) -> Result<MutexGuard<'_, ()>, Failure> {
+        let held = self.turn.try_lock().ok().filter(|_| self.fleet().is_err());
+        held.ok_or_else(|| self.changing("changing"))
     }
 
     /// The fleet, while there is one.
@@ -256,6 +261,11 @@ impl FleetSlot {
             }
             _ => Ok(()),
         }
+    }
+
+    fn changing(&self, what: &str) -> Failure {
+        let message = format!("the fleet {} is {what}", self.name);
+        Failure::fault("fleet.changing", message).help("try again in a moment")
     }
 
     async fn remember(&self, desired: Option<Desired>) -> Result<(), Failure> {

@@ -109,7 +109,7 @@ fn a_call_whose_caller_goes_away_is_cancelled() {
     let a = world.fleet("a");
     let call = Serving::start(world.command(["call", &a, "wait_cancel", LONG]));
     world.wait_open("a", 1);
-    call.signal(rustix::process::Signal::INT);
+    call.signal(rustix::process::Signal::TERM);
     world.ask(["fleet", "drain", &a]);
     // It would wait for the call to end.
     world.wait_ready("a", 0);

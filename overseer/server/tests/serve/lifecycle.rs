@@ -1,5 +1,8 @@
 //! Fleets from start to stop, by hand and over restarts of the server.
 
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+
 use crate::world::{World, eventually};
 
 const END: &str = "on_stop = \"end\"";
@@ -120,4 +123,19 @@ fn labors_that_are_kept_outlive_the_server_until_their_lease_ends() {
     serving.stop();
     assert!(!world.nodes().is_empty(), "the default is to keep them");
     eventually("their lease ends them", || world.nodes().is_empty());
+}
+
+#[test]
+fn commands_find_the_server_and_the_data_that_the_configuration_names() {
+    let world = World::new();
+    fs::DirBuilder::new().mode(0o700).create(world.path("elsewhere")).unwrap();
+    world.configure("socket = \"elsewhere/control.sock\"\non_stop = \"end\"", &[]);
+    let serving = world.serve();
+    assert_eq!(world.ask(["status"])["socket"], world.path("elsewhere/control.sock").to_str().unwrap());
+    serving.stop();
+    let checked = world.ask(["store", "check"]);
+    assert_eq!(
+        (&checked["ok"], &checked["data"]),
+        (&true.into(), &world.path("data").to_str().unwrap().into())
+    );
 }

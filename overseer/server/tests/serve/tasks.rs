@@ -98,7 +98,7 @@ fn a_task_can_be_cancelled_and_who_goes_away_changes_nothing() {
     let task = submit(&world, &[&a, "wait_cancel", LONG]);
     let mut gone = attach(&world, &task);
     eventually("it runs", || world.ask(["task", "show", &task])["state"] == "running");
-    gone.signal(Signal::INT);
+    gone.signal(Signal::TERM);
     gone.end();
     assert_eq!(world.ask(["task", "show", &task])["state"], "running");
     world.ask(["task", "cancel", &task]);
@@ -107,6 +107,48 @@ fn a_task_can_be_cancelled_and_who_goes_away_changes_nothing() {
     // Nothing is wrong with doing it again.
     let again = world.overseer(["task", "cancel", &task]).exits(0).stdout;
     assert!(again.contains("was over already: failed"), "{again}");
+    serving.stop();
+}
+
+#[test]
+fn tasks_of_a_fleet_that_does_not_run_are_shown_given_and_cancelled() {
+    let world = World::new();
+    world.configure(END, &[("a", ""), ("b", "labors = 0")]);
+    let serving = world.serve();
+    world.wait_ready("a", 1);
+    let a = world.fleet("a");
+    let large = format!("\"{}\"", "y".repeat(100_000));
+    fs::write(world.path("large"), &large).unwrap();
+    let done = submit(&world, &[&a, "echo", "--file", "large"]);
+    world.ask(["task", "attach", &done]);
+    world.ask(["fleet", "drain", &a]);
+    world.wait_ready("a", 0);
+    let [first, second] = ["1", "2"].map(|n| submit(&world, &[&a, "echo", n]));
+    world.ask(["fleet", "stop", &a]);
+    assert_eq!(world.overseer(["task", "attach", &done]).exits(0).stdout.trim(), large);
+    assert_eq!(
+        world.overseer(["task", "attach", &first, "--json"]).exits(2).document()["code"],
+        "fleet.not_running"
+    );
+    world.overseer(["task", "cancel", &first]).exits(0);
+    let ended = world.overseer(["task", "attach", &first, "--json"]).exits(3).document();
+    assert_eq!(ended["code"], "task.cancelled");
+
+    // It is taken out of the configuration.
+    world.configure(END, &[("b", "labors = 0")]);
+    world.ask(["reload"]);
+    assert_eq!(world.overseer(["fleet", "show", &a, "--json"]).exits(2).document()["code"], "fleet.unknown");
+    let listed = world.ask(["task", "list", &a])["tasks"].clone();
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["task"]), (1, &second.clone().into()));
+    assert_eq!(world.overseer(["task", "attach", &done, "--fleet", &a]).exits(0).stdout.trim(), large);
+    assert_eq!(world.ask(["task", "show", &second])["state"], "queued");
+    world.overseer(["task", "cancel", &second]).exits(0);
+    assert_eq!(world.ask(["task", "show", &second])["state"], "failed");
+    let never = world.fleet("never");
+    assert_eq!(
+        world.overseer(["task", "list", &never, "--json"]).exits(2).document()["code"],
+        "fleet.unknown"
+    );
     serving.stop();
 }
 

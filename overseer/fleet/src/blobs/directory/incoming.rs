@@ -66,12 +66,17 @@ impl Incoming {
             }
             let directory = path.parent().unwrap_or(&place.directory);
             let (_, temporary) = self.file.into_parts();
-            if let Err(error) = temporary.persist(&path) {
+            let naming = place.naming.lock();
+            let named = temporary.persist(&path);
+            drop(naming);
+            if let Err(error) = named {
                 if error.error.kind() != io::ErrorKind::NotFound {
                     return Err(error.error);
                 }
                 make_private(directory)?;
+                let naming = place.naming.lock();
                 error.path.persist(&path)?;
+                drop(naming);
                 if place.durability == Durability::Fsync {
                     sync_directories(&place.directory, directory)?;
                 }

@@ -90,7 +90,7 @@ async fn blobs_are_private_and_survive_a_restart() {
     let path = directory.path().join("a/blobs");
     let info = DirectoryBlobs::open(&path).unwrap().put(reader(b"x"), 1).await.unwrap();
     let blobs = DirectoryBlobs::open(&path).unwrap();
-    assert_eq!(blobs.list().await.unwrap(), std::slice::from_ref(&info));
+    assert_eq!(blobs.list().await.unwrap()[0].info, info);
     let file = blobs.place.path_of(&info.digest).unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&file), 0o600);
