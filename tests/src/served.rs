@@ -24,8 +24,9 @@ pub struct Served {
 }
 
 impl Served {
-    /// Starts the program with these lines in `[server]`, and waits until it serves.
-    pub async fn start(program: &'static str, test: &str, server: &str) -> Self {
+    /// Starts the program with these lines in `[server]` and in the section of its fleet, and waits
+    /// until it serves.
+    pub async fn start(program: &'static str, test: &str, server: &str, keys: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::DirBuilder::new().mode(0o700).create(directory.path().join("run")).unwrap();
         let release = directory.path().join("probe.release");
@@ -33,7 +34,7 @@ impl Served {
         let fleet = format!("{test}-{}", std::process::id());
         let text = format!(
             "[server]\ndata = \"data\"\n{server}\n[fleets.{fleet}]\nadapter = \"local\"\n\
-             release = \"probe.release\"\nunsigned = \"allow\"\n"
+             release = \"probe.release\"\nunsigned = \"allow\"\n{keys}\n"
         );
         fs::write(directory.path().join("overseer.toml"), text).unwrap();
         let child = serve(program, &directory, 0);
@@ -76,12 +77,12 @@ impl Served {
 
     /// Waits until its labor is ready.
     pub async fn ready(&self) {
-        eventually("the labor is ready", async || {
-            let shown = self.ask(["fleet", "show", &self.fleet, "--json"]);
-            let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
-            (shown["ready"] == 1).then_some(())
-        })
-        .await;
+        eventually("the labor is ready", async || (self.shown()["ready"] == 1).then_some(())).await;
+    }
+
+    /// Its fleet, as `fleet show --json` has it.
+    pub fn shown(&self) -> serde_json::Value {
+        serde_json::from_str(&self.ask(["fleet", "show", &self.fleet, "--json"])).unwrap()
     }
 
     /// Kills the server.

@@ -10,7 +10,7 @@ use overseer_tests::{PATIENCE, eventually};
 
 async fn start(test: &str) -> (Served, SocketAddr) {
     let program = env!("CARGO_BIN_EXE_test_overseer");
-    let served = Served::start(program, test, "metrics = \"127.0.0.1:0\"").await;
+    let served = Served::start(program, test, "metrics = \"127.0.0.1:0\"", "").await;
     let status: serde_json::Value = serde_json::from_str(&served.ask(["status", "--json"])).unwrap();
     let address = status["metrics"].as_str().unwrap().parse().unwrap();
     (served, address)

@@ -249,7 +249,7 @@ impl Labor {
 
     /// Calls and attempts of tasks that it has and has not answered yet.
     pub fn open_calls(&self) -> usize {
-        self.shared.session.read().as_ref().map_or(0, |session| session.open_calls())
+        self.shared.session.read().as_ref().map_or(0, |session| session.open())
     }
 
     /// Its states so far, oldest first, the last [`HISTORY`] of them.

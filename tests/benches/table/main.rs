@@ -3,7 +3,7 @@
 //!
 //! `-- --json` prints the rows as JSON, `-- WORD` only measures the groups whose name has the
 //! word in it: `start`, `calls`, `telemetry`, `loss`, `shipping`, `stop`, `build`,
-//! `memory`.
+//! `served`, `memory`.
 
 mod bench;
 mod build;
@@ -13,6 +13,7 @@ mod loss;
 mod memory;
 mod print;
 mod row;
+mod served;
 mod shipping;
 mod start;
 mod stop;
@@ -60,7 +61,8 @@ fn main() -> Result<(), overseer::MainError> {
     })
 }
 
-const GROUPS: [&str; 8] = ["start", "calls", "telemetry", "loss", "shipping", "stop", "build", "memory"];
+const GROUPS: [&str; 9] =
+    ["start", "calls", "telemetry", "loss", "shipping", "stop", "build", "served", "memory"];
 
 async fn measure(group: &str, bench: &Bench) -> Result<Vec<Row>, BoxError> {
     match group {
@@ -71,6 +73,7 @@ async fn measure(group: &str, bench: &Bench) -> Result<Vec<Row>, BoxError> {
         "shipping" => on_the_heap(shipping::rows(bench)).await,
         "stop" => on_the_heap(stop::rows(bench)).await,
         "build" => build::rows(bench),
+        "served" => on_the_heap(served::rows()).await,
         _ => memory::rows(),
     }
 }

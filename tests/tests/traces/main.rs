@@ -15,7 +15,7 @@ const PARENT: &str = "00f067aa0ba902b7";
 
 macro_rules! serve {
     ($test:expr, $otlp:expr) => {
-        Served::start(env!("CARGO_BIN_EXE_test_overseer"), $test, &format!("otlp = \"http://{}\"", $otlp))
+        Served::start(env!("CARGO_BIN_EXE_test_overseer"), $test, &format!("otlp = \"http://{}\"", $otlp), "")
             .await
     };
 }

@@ -170,6 +170,7 @@ impl Attachment {
                 self.session.finish(result, &self.labor.payloads);
             }
             report::Kind::Result(result) => {
+                self.session.task_answered();
                 let place = Place::take(&self.answers, ANSWERS)
                     .ok_or_else(|| Status::resource_exhausted("too many answers of this labor wait"))?;
                 if let Some(tasks) = self.fleet.shared.tasks.get() {
@@ -217,6 +218,7 @@ impl Attachment {
         let named = |a: proto::AttemptRef| Some((TaskId::from_bytes(&a.task)?, Attempt(a.attempt)));
         let attempts: Vec<_> = held.attempts.into_iter().filter_map(named).collect();
         let (life, session) = (self.session.life, self.session.id);
+        self.session.holds_tasks(attempts.len());
         if let Some(tasks) = self.fleet.shared.tasks.get() {
             tasks.event(TaskEvent::Held { life, session, attempts });
         }

@@ -128,7 +128,7 @@ fn looked_up(out: &mut Out<'_>, shared: &FleetShared) {
     for session in shared.sessions.lock().values() {
         let (waiting, waiting_bytes) = session.lanes.waiting();
         sessions += 1;
-        calls += session.open();
+        calls += session.open_calls();
         orders += waiting;
         bytes += waiting_bytes;
     }

@@ -82,6 +82,8 @@ pub(crate) struct Session {
     /// Shared by all sessions of a labor, so that no call id comes twice.
     next_call: Arc<AtomicU64>,
     open_calls: AtomicUsize,
+    /// Attempts of tasks that the labor has and has not answered yet.
+    open_tasks: AtomicUsize,
     calls: Mutex<Calls>,
     tracer: Option<FleetTracer>,
     /// When the newest certificate of the labor runs out, and the session with it.
@@ -110,6 +112,7 @@ impl Session {
             concurrency: AtomicU32::new(1),
             next_call,
             open_calls: AtomicUsize::new(0),
+            open_tasks: AtomicUsize::new(0),
             calls: Mutex::new(Calls::Open(HashMap::new())),
             tracer,
             valid_until: watch::Sender::new(valid_until),
@@ -121,10 +124,10 @@ impl Session {
         self.lanes.control(Order { kind: Some(kind) });
     }
 
-    /// Open calls for each place in the plugin, in thousandths: what "least loaded" compares.
+    /// Open calls and tasks for each place in the plugin, in thousandths: what "least loaded" compares.
     pub(crate) fn load(&self) -> usize {
         let places = self.concurrency.load(Ordering::Relaxed).max(1) as usize;
-        self.open_calls() * 1000 / places
+        self.open() * 1000 / places
     }
 
     /// Calls without an answer yet.
@@ -132,9 +135,21 @@ impl Session {
         self.open_calls.load(Ordering::Relaxed)
     }
 
-    /// Calls without an answer.
+    /// Calls and attempts of tasks without an answer yet.
     pub(crate) fn open(&self) -> usize {
-        self.open_calls.load(Ordering::Relaxed)
+        self.open_calls() + self.open_tasks.load(Ordering::Relaxed)
+    }
+
+    /// The labor says what attempts it has: all that a session before this one has given it.
+    pub(crate) fn holds_tasks(&self, attempts: usize) {
+        self.open_tasks.store(attempts, Ordering::Relaxed);
+    }
+
+    /// The labor has answered an attempt.
+    pub(crate) fn task_answered(&self) {
+        // It may say the same answer again.
+        let fewer = |open: usize| open.checked_sub(1);
+        let _ = self.open_tasks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
     }
 
     /// Sends a call; `reply` gets exactly one answer.
@@ -203,7 +218,9 @@ impl Session {
             attempt: task.attempt.0,
             cast: false,
             traceparent: traceparent(task.trace),
-        })
+        })?;
+        self.open_tasks.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     fn queue(
