@@ -1,12 +1,13 @@
 //! Admission and deadlines of calls at the agent. Pure: events in, effects out.
 //!
 //! Up to `concurrency` calls run in the plugin host, the others wait in order of arrival, within
-//! bounds. Every call that wants an answer gets exactly one, unless its session ends before; an
+//! bounds: here, or while calls are short some of them in the [host](crate::ahead). Every call that wants an answer gets exactly one, unless its session ends before; an
 //! attempt of a stored task goes on without one.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use crate::ahead::Ahead;
 use overseer_protocol::{CallErrorCode, Cause};
 
 /// Most calls that wait.
@@ -89,7 +90,13 @@ pub(crate) enum Outcome<R> {
 #[derive(Debug)]
 enum State<P> {
     Waiting(NewCall<P>),
-    Running { cast: bool, stored: bool, run: Option<Duration>, stopping: Option<(CallErrorCode, Instant)> },
+    Running {
+        cast: bool,
+        stored: bool,
+        given: Instant,
+        run: Option<Duration>,
+        stopping: Option<(CallErrorCode, Instant)>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -111,6 +118,7 @@ pub(crate) struct Calls<P> {
     waiting: usize,
     waiting_bytes: usize,
     running: usize,
+    ahead: Ahead,
     host: Host,
     draining: bool,
     killed: Option<Cause>,
@@ -126,6 +134,7 @@ impl<P> Default for Calls<P> {
             waiting: 0,
             waiting_bytes: 0,
             running: 0,
+            ahead: Ahead::default(),
             host: Host::Absent,
             draining: false,
             killed: None,
@@ -134,7 +143,7 @@ impl<P> Default for Calls<P> {
 }
 
 impl<P> Calls<P> {
-    /// Calls in the host.
+    /// Calls in the host, whether they run there or wait.
     pub(crate) fn running(&self) -> usize {
         self.running
     }
@@ -155,7 +164,7 @@ impl<P> Calls<P> {
         match event {
             Event::Arrived(call) => self.arrived(now, call, &mut effects),
             Event::Cancelled(id) => self.cancelled(now, id, &mut effects),
-            Event::Finished(id, outcome) => self.finished(id, outcome, &mut effects),
+            Event::Finished(id, outcome) => self.finished(now, id, outcome, &mut effects),
             Event::HostStarting => self.host = Host::Starting,
             Event::HostUp { concurrency } => {
                 self.host = Host::Up { concurrency };
@@ -234,16 +243,18 @@ impl<P> Calls<P> {
 
     fn finished<R>(
         &mut self,
+        now: Instant,
         id: u64,
         outcome: Result<R, (CallErrorCode, String)>,
         effects: &mut Vec<Effect<P, R>>,
     ) {
         // An answer to a call that is forgotten or was never ours changes nothing.
-        let Some(State::Running { cast, stopping, .. }) =
+        let Some(State::Running { cast, given, stopping, .. }) =
             self.calls.get(&id).filter(|c| matches!(c, State::Running { .. }))
         else {
             return;
         };
+        self.ahead.back(*given, now);
         // A result that came in spite of a cancel is the truth; an error is the cancel's.
         let outcome = match (outcome, stopping) {
             (Ok(result), _) => Outcome::Done(result),
@@ -333,14 +344,22 @@ impl<P> Calls<P> {
 
     fn start_waiting<R>(&mut self, now: Instant, effects: &mut Vec<Effect<P, R>>) {
         let Host::Up { concurrency } = self.host else { return };
-        while self.running < concurrency as usize && self.killed.is_none() {
-            let Some(id) = self.queue.pop_front() else { break };
-            let Some(State::Waiting(_)) = self.calls.get(&id) else { continue };
+        let (places, ahead) = (concurrency as usize, self.ahead.most());
+        while self.running < places + ahead && self.killed.is_none() {
+            let Some(id) = self.queue.front().copied() else { break };
+            let Some(State::Waiting(call)) = self.calls.get(&id) else {
+                self.queue.pop_front();
+                continue;
+            };
+            if self.running >= places && (call.stored || concurrency == 0) {
+                break;
+            }
+            self.queue.pop_front();
             let Some(call) = self.remove_waiting(id) else { continue };
             self.running += 1;
             self.set_deadline(id, call.run.map(|run| now + run));
             let NewCall { cast, stored, run, .. } = call;
-            self.calls.insert(id, State::Running { cast, stored, run, stopping: None });
+            self.calls.insert(id, State::Running { cast, stored, given: now, run, stopping: None });
             effects.push(Effect::Run(id, call.payload));
         }
         // Cancelled calls leave their number behind; do not let them gather.

@@ -55,6 +55,27 @@ fn calls_beyond_the_concurrency_wait_and_run_in_order() {
 }
 
 #[test]
+fn while_calls_are_short_some_wait_in_the_host_but_no_tasks() {
+    let mut world = World::up(2);
+    let run = |world: &mut World, first: u64, stored: bool, took: Duration| {
+        for id in first..first + 100 {
+            world.tell(Event::Arrived(NewCall { stored, ..call(id) }));
+        }
+        let most = world.calls.running();
+        for id in first..first + 100 {
+            world.now += took;
+            world.tell(Event::Finished(id, Ok(0)));
+        }
+        most
+    };
+    assert_eq!(run(&mut world, 0, false, Duration::from_micros(5)), 2, "nothing is known of them");
+    assert_eq!(run(&mut world, 100, false, Duration::from_micros(5)), 66);
+    assert_eq!(run(&mut world, 200, true, Duration::from_micros(5)), 2);
+    assert_eq!(run(&mut world, 300, false, ms(3)), 66);
+    assert_eq!(run(&mut world, 400, false, ms(3)), 2, "they are no longer short");
+}
+
+#[test]
 fn a_call_that_waits_too_long_is_answered_and_never_runs() {
     let mut world = World::up(1);
     world.tell(Event::Arrived(call(1)));

@@ -17,6 +17,7 @@
 //! | what ties them together | `agent` |
 
 mod agent;
+mod ahead;
 mod args;
 mod backoff;
 mod bulk;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -20,6 +20,12 @@ use crate::{BlobRef, Plugin, Status};
 
 /// How long a plugin may take to stop when its agent is gone and nobody else would end it.
 const ORPHAN_STOP: Duration = Duration::from_secs(2);
+
+/// How often is looked whether a call takes longer than thought: short for a call that waits, long
+/// for a processor.
+const LOOK: Duration = Duration::from_micros(150);
+/// Looks without any call, after which nobody looks.
+const CALM: u32 = 20;
 
 /// Exit code of a host whose plugin did not start, or that nobody can talk to.
 const UNSTARTED: u8 = 70;
@@ -98,9 +104,11 @@ pub fn run(guest: Guest, socket: UnixStream) -> ExitCode {
         }),
         turns: Mutex::new(Turns::new(Input::new(reading))),
         changed: Condvar::new(),
+        watch: Condvar::new(),
         quiet: Condvar::new(),
     }));
-    if let Err(error) = host.spawn("linger", || host.said.outbox.linger()) {
+    let linger = host.spawn("linger", || host.said.outbox.linger());
+    if let Err(error) = linger.and_then(|()| host.spawn("watch", || host.watch())) {
         eprintln!("{error}");
         return ExitCode::from(UNSTARTED);
     }
@@ -124,6 +132,8 @@ struct Host {
     turns: Mutex<Turns>,
     /// There is work for an idle thread.
     changed: Condvar,
+    /// There is something to look at for the thread that watches.
+    watch: Condvar,
     /// No call runs.
     quiet: Condvar,
 }
@@ -144,12 +154,27 @@ impl Host {
                 // Under the lock, so that whoever reads a cancellation finds the call either
                 // waiting or begun.
                 self.guest.begin(job.id);
-                self.hand_over(turns);
-                self.call(&job);
+                let began = Instant::now();
+                let keeps = turns.pace.begin(began);
+                if keeps {
+                    self.keep(turns);
+                } else {
+                    self.hand_over(turns);
+                }
+                self.call(&job, keeps);
+                let now = Instant::now();
                 turns = self.turns();
+                turns.pace.end(began, now);
                 turns.running.remove(&job.id);
                 if turns.running.is_empty() && turns.stopping {
                     self.quiet.notify_all();
+                }
+                let waits = keeps && turns.pace.hold(now) && turns.call_waits(self.concurrency);
+                if keeps && !waits {
+                    turns.pace.written();
+                    drop(turns);
+                    self.said.outbox.write_out();
+                    turns = self.turns();
                 }
             } else if let Some(mut input) = turns.input.take() {
                 drop(turns);
@@ -193,6 +218,39 @@ impl Host {
         }
     }
 
+    /// In place of [`Host::hand_over`] before a call that is over soon.
+    fn keep(&self, mut turns: MutexGuard<'_, Turns>) {
+        let watched = std::mem::replace(&mut turns.pace.watched, true);
+        drop(turns);
+        if !watched {
+            self.watch.notify_one();
+        }
+    }
+
+    /// Lets others in when a call takes longer than was thought; the work of a thread of its own.
+    fn watch(&'static self) -> ! {
+        let mut turns = self.turns();
+        loop {
+            while !turns.pace.watched {
+                turns = self.watch.wait(turns).unwrap_or_else(PoisonError::into_inner);
+            }
+            let (mut begun, mut calm) = (turns.pace.begun, 0);
+            while calm < CALM {
+                drop(turns);
+                std::thread::sleep(LOOK);
+                turns = self.turns();
+                calm = if turns.pace.begun == begun { calm + 1 } else { 0 };
+                if calm > 0 && !turns.running.is_empty() {
+                    self.hand_over(turns);
+                    self.said.outbox.write_out();
+                    turns = self.turns();
+                }
+                begun = turns.pace.begun;
+            }
+            turns.pace.watched = false;
+        }
+    }
+
     fn spawn<T: Send + 'static>(
         &'static self,
         name: &str,
@@ -204,7 +262,8 @@ impl Host {
             .map_err(|error| io::Error::other(format!("no thread: {error}; raise the limit of processes")))
     }
 
-    fn call(&self, job: &Job) {
+    /// `keeps`: its answer is written by whoever calls this.
+    fn call(&self, job: &Job, keeps: bool) {
         if !job.trace.is_empty() {
             self.said.traces().insert(job.id, job.trace.clone());
         }
@@ -213,7 +272,11 @@ impl Host {
             self.said.traces().remove(&job.id);
         }
         if data.len() <= MAX_PAYLOAD {
-            self.answer(job.id, status, &data);
+            let answer = Frame::Result { id: job.id, status, data: &data };
+            match keeps {
+                true => self.said.outbox.push(&answer),
+                false => self.said.outbox.send(&answer),
+            };
         } else {
             let message = format!(
                 "the result has {} bytes, more than the {MAX_PAYLOAD} allowed; put it into a blob and return its digest",

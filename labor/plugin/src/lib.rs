@@ -22,6 +22,7 @@ mod instance;
 mod link;
 mod methods;
 mod outbox;
+mod pace;
 mod panics;
 mod plugin;
 pub mod record;

@@ -78,6 +78,20 @@ impl Outbox {
         good
     }
 
+    /// Takes a frame that is written with what follows, or by [`Outbox::write_out`]; gives false when
+    /// it is too large to be sent.
+    pub(crate) fn push(&self, frame: &Frame<'_>) -> bool {
+        frame.encode(&mut self.state().frames).is_ok()
+    }
+
+    /// Writes what was pushed.
+    pub(crate) fn write_out(&self) {
+        let state = self.state();
+        if !state.frames.is_empty() {
+            self.write(state);
+        }
+    }
+
     /// Sends a log, in pieces, as the agent takes them; blocks until all is on its way.
     pub(crate) fn log(&self, call: u64, stream: &str, data: &[u8]) {
         let stream = cut(stream, 256);

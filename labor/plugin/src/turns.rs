@@ -3,6 +3,7 @@ use std::io::Read;
 use std::os::unix::net::UnixStream;
 
 use crate::frame::{Decoder, Frame};
+use crate::pace::Pace;
 
 /// Most calls that wait for their turn; the agent, which admits by concurrency, sends far fewer.
 const MOST_WAITING: usize = 4096;
@@ -10,7 +11,8 @@ const MOST_WAITING: usize = 4096;
 /// What the threads of a host share: who reads, what waits, what runs.
 ///
 /// One thread at a time reads the socket. It runs the call that it has read itself, after it has
-/// made another thread the reader: a call in a quiet host takes no wake-up between threads.
+/// made another thread the reader, or without that where calls are short (see [`Pace`]): a call
+/// takes no wake-up between threads.
 #[derive(Debug)]
 pub(crate) struct Turns {
     /// Here while nobody reads.
@@ -29,6 +31,7 @@ pub(crate) struct Turns {
     pub(crate) running: BTreeSet<u64>,
     /// No call begins any more.
     pub(crate) stopping: bool,
+    pub(crate) pace: Pace,
 }
 
 /// A call that waits.
@@ -77,14 +80,18 @@ impl Turns {
             asked: Vec::new(),
             running: BTreeSet::new(),
             stopping: false,
+            pace: Pace::default(),
         }
     }
 
     /// Whether a thread without work would find some.
     pub(crate) fn work_waits(&self, concurrency: usize) -> bool {
-        self.input.is_some()
-            || !self.urgent.is_empty()
-            || (!self.calls.is_empty() && self.running.len() < concurrency)
+        self.input.is_some() || !self.urgent.is_empty() || self.call_waits(concurrency)
+    }
+
+    /// Whether a call waits that may begin.
+    pub(crate) fn call_waits(&self, concurrency: usize) -> bool {
+        !self.calls.is_empty() && self.running.len() < concurrency
     }
 
     /// Begins the next call, if one may begin.
