@@ -42,6 +42,54 @@ async fn errors_of_the_plugin_come_with_their_code_and_message() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn long_calls_among_many_short_ones_let_them_pass_and_can_be_cancelled() {
+    let (fleet, labor) = TestFleet::with_one(probes!()).await;
+    let echoes = async |count: usize| {
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..32 {
+            let labor = labor.clone();
+            tasks.spawn(async move {
+                for _ in 0..count {
+                    assert_eq!(call(&labor, "echo", "7").await.unwrap(), "7");
+                }
+            });
+        }
+        within("the echoes", tasks.join_all()).await;
+    };
+    echoes(100).await;
+    let directory = tempfile::tempdir().unwrap();
+    let opens = directory.path().join("gate");
+    let gate = format!("{:?}", opens.to_str().unwrap());
+    // All places but one, begun in the middle of the others.
+    let long: Vec<_> = {
+        let begin = async {
+            let mut open = Vec::new();
+            for _ in 0..3 {
+                open.push(labor.start_call("wait_file", gate.clone(), CallOptions::default()).await.unwrap());
+                tokio::task::yield_now().await;
+            }
+            open
+        };
+        tokio::join!(begin, echoes(100)).0
+    };
+    echoes(100).await;
+    // The last place too, by one that is cancelled: what comes behind it goes on then.
+    let options = CallOptions::default();
+    let cancelled = labor.start_call("wait_cancel", "600000", options).await.unwrap();
+    let behind = labor.start_call("echo", "7", options).await.unwrap();
+    cancelled.canceller().cancel();
+    let answer = within("the cancelled one", cancelled.answer()).await;
+    assert_eq!(answered(&answer).0, CallErrorCode::Cancelled);
+    assert_eq!(within("the one behind it", behind.answer()).await.unwrap(), "7");
+    echoes(100).await;
+    std::fs::write(opens, "").unwrap();
+    for open in long {
+        within("a long one", open.answer()).await.unwrap();
+    }
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_call_is_cancelled_in_the_plugin() {
     let (fleet, labor) = TestFleet::with_one(probes!()).await;
     let pid = call(&labor, "pid", "").await.unwrap();
