@@ -265,6 +265,23 @@ impl FleetCore {
         !self.stopping && self.labors.get(&labor).is_some_and(|l| !l.unwanted)
     }
 
+    /// Whether a labor stays: it lives on, or another life of it follows.
+    pub fn stays(&self, labor: LaborId) -> bool {
+        let Some(labor) = self.labors.get(&labor).filter(|_| !self.stopping) else { return false };
+        let ends_for = match &labor.phase {
+            Phase::Draining { cause, .. } | Phase::Stopping { cause } | Phase::Terminating { cause, .. } => {
+                Some(cause)
+            }
+            _ => None,
+        };
+        match (labor.unwanted, ends_for) {
+            (false, None) => true,
+            (false, Some(cause)) => self.options.restart.applies(cause),
+            // One that was invited has no other life, but stays as long as it is there.
+            (true, ends_for) => labor.invited.is_some() && ends_for.is_none(),
+        }
+    }
+
     fn request(&mut self, now: Millis, id: LaborId, out: &mut Vec<Effect>) {
         let boot = self.options.deadlines.provision + self.options.deadlines.boot + self.options.lease;
         let Some(labor) = self.labors.get_mut(&id) else { return };

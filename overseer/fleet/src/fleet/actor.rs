@@ -38,6 +38,7 @@ pub(crate) enum FleetMessage {
     Start(usize, RpcReplyPort<Result<Vec<Labor>, AtCapacity>>),
     Invite(Invite, RpcReplyPort<Result<Invitation, InviteError>>),
     Count(RpcReplyPort<BTreeMap<LaborState, usize>>),
+    Staying(RpcReplyPort<BTreeSet<LaborId>>),
     /// What may be said without waiting waits beside the mailbox.
     Commands,
     /// One that has a place among those that may wait.
@@ -156,6 +157,10 @@ impl Actor for FleetActor {
                     *count.entry(labor).or_default() += 1;
                 }
                 let _ = reply.send(count);
+            }
+            FleetMessage::Staying(reply) => {
+                let labors = state.core.labors().map(|(life, _)| life.labor);
+                drop(reply.send(labors.filter(|labor| state.core.stays(*labor)).collect()));
             }
             FleetMessage::Lives(reply) => drop(reply.send(state.core.labors().collect())),
             FleetMessage::Reconciling(reply) => drop(reply.send(Arc::clone(&state.reconciling))),

@@ -11,7 +11,7 @@ mod record_writer;
 mod recovery;
 mod shared;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -235,6 +235,14 @@ impl FleetHandle {
         let by_state = self.ask(FleetMessage::Count).await?;
         let ready = by_state.get(&LaborState::Ready).copied().unwrap_or(0);
         Ok(Count { total: by_state.values().sum(), ready, by_state })
+    }
+
+    /// The labors that stay: they live on, or another life of them follows.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn staying_children(&self) -> Result<BTreeSet<LaborId>, Stopped> {
+        self.ask(FleetMessage::Staying).await
     }
 
     /// The labors that have a slot, by age.

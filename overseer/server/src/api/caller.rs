@@ -72,6 +72,11 @@ impl Seen<'_> {
         Ok(fleets)
     }
 
+    /// Whether this one is.
+    pub(super) fn sees(&self, fleet: &FleetName) -> bool {
+        rules::sees(&self.caller.principal, fleet)
+    }
+
     /// Whether all fleets are there for him.
     pub(super) fn all(&self) -> bool {
         self.caller.principal.fleet().is_none()

@@ -5,13 +5,30 @@ use std::time::UNIX_EPOCH;
 
 use overseer::condition::{Condition, Part, Trouble};
 
+use super::caller::Seen;
 use super::{Health, proto};
+use crate::serve::faults::Fault;
+use crate::serve::server::Server;
 
-/// Everything that is wrong now; where that is on the machine only for who sees all of it.
-pub(super) fn troubles(condition: &Condition, sees_all: bool) -> Vec<proto::Trouble> {
-    let all = condition.troubles();
-    let described = all.iter().map(described);
-    described.map(|now| if sees_all { now } else { without_place(now) }).collect()
+/// Everything that is wrong now; where that is on the machine only for who sees all of it, and
+/// fleets that are not served only for who sees them.
+pub(super) fn troubles(server: &Server, seen: &Seen<'_>) -> Vec<proto::Trouble> {
+    let all = server.plane.condition().troubles();
+    let machine = all.iter().map(described);
+    let machine = machine.map(|now| if seen.all() { now } else { without_place(now) });
+    let faults = server.faults.all().into_iter().filter(|fault| seen.sees(&fault.fleet));
+    machine.chain(faults.map(not_served)).collect()
+}
+
+fn not_served(fault: Fault) -> proto::Trouble {
+    proto::Trouble {
+        part: "fleet".to_owned(),
+        path: fault.fleet.to_string(),
+        reason: format!("{} ({})", fault.reason, fault.code),
+        help: fault.help,
+        since_ms: fault.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
+        ..Default::default()
+    }
 }
 
 fn without_place(now: proto::Trouble) -> proto::Trouble {

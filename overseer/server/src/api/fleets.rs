@@ -153,7 +153,7 @@ impl proto::fleets_server::Fleets for Service {
         for slot in seen.fleets() {
             fleets.push(describe(&slot).await);
         }
-        let troubles = troubles(&self.server.plane.condition(), seen.all());
+        let troubles = troubles(&self.server, &seen);
         Ok(Response::new(proto::ListFleetsResponse { fleets, troubles }))
     }
 
@@ -177,8 +177,10 @@ impl proto::fleets_server::Fleets for Service {
         let slot = self.seen(&caller).fleet(&request.fleet).map_err(refuse)?;
         let asked = Asked::of(&request.fleet).with_some("labors", request.labors);
         let entry = self.record(&caller, asked).await?;
+        let server = Arc::clone(&self.server);
         self.to_the_end(entry, async move {
             let done = slot.start(request.labors).await?;
+            server.faults.clear(&slot.name);
             Ok(proto::StartFleetResponse {
                 fleet: Some(describe(&slot).await),
                 started: number(done.started),

@@ -43,7 +43,7 @@ impl proto::server_server::Server for Service {
             fleets,
             control: server.control.get().map(ToString::to_string),
             metrics: server.metrics.get().map(ToString::to_string),
-            troubles: troubles(&server.plane.condition(), seen.all()),
+            troubles: troubles(server, &seen),
         }))
     }
 

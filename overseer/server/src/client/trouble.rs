@@ -38,10 +38,13 @@ impl TroubleDocument {
     pub(super) fn text(&self) -> String {
         let Self { part, path, reason, help, .. } = self;
         match &**part {
-            "files" => format!("overloaded: file descriptors are used up: {reason}; {help}"),
+            "fleet" => format!("the fleet {path} is not served: {reason}; {help}"),
+            "files" => format!("the server is overloaded: file descriptors are used up: {reason}; {help}"),
             // Who sees one fleet is not told of the machine.
-            _ if path.is_empty() => format!("read-only: the {part} cannot be written: {reason}; {help}"),
-            _ => format!("read-only: the {part} in {path} cannot be written: {reason}; {help}"),
+            _ if path.is_empty() => {
+                format!("the server is read-only: the {part} cannot be written: {reason}; {help}")
+            }
+            _ => format!("the server is read-only: the {part} in {path} cannot be written: {reason}; {help}"),
         }
     }
 }
@@ -49,6 +52,6 @@ impl TroubleDocument {
 /// Warns people on standard error, whatever is printed.
 pub(super) fn warn(all: &[TroubleDocument]) {
     for now in all {
-        Target::Stderr.write(&format!("warning: the server is {}\n", now.text()));
+        Target::Stderr.write(&format!("warning: {}\n", now.text()));
     }
 }

@@ -56,6 +56,24 @@ impl Config {
         Ok(Plan { server: self.server.clone(), fleets: fleets.collect::<Result<_, Failure>>()? })
     }
 
+    /// As [`Config::plan`], without the fleets that cannot be planned, and why each cannot.
+    ///
+    /// # Errors
+    /// No fleet can be planned.
+    pub(crate) fn plan_what_can_be(&self) -> Result<(Plan, Vec<(FleetName, Failure)>), Failure> {
+        let (mut fleets, mut faults) = (BTreeMap::new(), Vec::new());
+        for (name, fleet) in &self.fleets {
+            match self.fleet(fleet) {
+                Ok(plan) => drop(fleets.insert(name.clone(), plan)),
+                Err(failure) => faults.push((name.clone(), failure)),
+            }
+        }
+        if fleets.is_empty() && !faults.is_empty() {
+            return Err(faults.remove(0).1);
+        }
+        Ok((Plan { server: self.server.clone(), fleets }, faults))
+    }
+
     fn fleet(&self, fleet: &FleetConfig) -> Result<FleetPlan, Failure> {
         let key = |key: &str| format!("fleets.{}.{key}", fleet.name);
         let mut keys = Vec::new();

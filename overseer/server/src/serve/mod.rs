@@ -4,6 +4,7 @@ pub(crate) mod configured;
 pub(crate) mod control;
 pub(crate) mod desired;
 pub(crate) mod events;
+pub(crate) mod faults;
 pub(crate) mod gate;
 mod metrics;
 mod notify;
@@ -17,6 +18,7 @@ mod socket;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use overseer::FleetName;
 use serde::Serialize;
 
 use crate::config::{self, Config, Plan};
@@ -77,6 +79,8 @@ struct CheckedFleet {
 struct Start {
     config_path: PathBuf,
     plan: Plan,
+    /// Fleets that cannot be planned, and why.
+    faults: Vec<(FleetName, Failure)>,
     data: PathBuf,
     socket: PathBuf,
     json: bool,
@@ -95,11 +99,12 @@ pub(crate) fn run(args: ServeArgs) -> Result<Exit, Failure> {
     // A server may be asked to read it again from anywhere.
     let shown = config_path;
     let config_path = std::path::absolute(&shown).unwrap_or_else(|_| shown.clone());
-    let plan = Config::read(&shown)?.plan()?;
+    let config = Config::read(&shown)?;
     if args.check {
-        checked(&shown, &plan, args.json);
+        checked(&shown, &config.plan()?, args.json);
         return Ok(Exit::Passed);
     }
+    let (plan, faults) = config.plan_what_can_be()?;
     let data = args.data.or_else(|| plan.server.data.clone()).or_else(places::data_directory);
     let data = data.ok_or_else(|| {
         Failure::input("serve.data", "there is no place for the data directory")
@@ -107,7 +112,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<Exit, Failure> {
     })?;
     let data = std::path::absolute(&data).unwrap_or(data);
     let socket = plan.server.socket.clone().unwrap_or_else(|| places::socket(&data));
-    run::serve(Start { config_path, plan, data, socket, json: args.json })
+    run::serve(Start { config_path, plan, faults, data, socket, json: args.json })
 }
 
 fn find_configuration() -> Result<PathBuf, Failure> {
@@ -131,7 +136,8 @@ fn checked(path: &Path, plan: &Plan, json: bool) {
         });
         return output::json(&Checked { ok: true, config: path, fleets: fleets.collect() });
     }
-    Target::Stdout.write(&format!("{} is good\n", path.display()));
+    let none = if fleets.is_empty() { ", and has no fleet" } else { "" };
+    Target::Stdout.write(&format!("{} is good{none}\n", path.display()));
     for fleet in fleets {
         let labors = reload::labors(fleet.config.labors as usize);
         Target::Stdout.write(&format!("  {}: {labors} of {}\n", fleet.config.name, fleet.release_name()));

@@ -27,7 +27,8 @@ impl Server {
     /// named and left.
     ///
     /// # Errors
-    /// As [`Config::read`] and [`Config::plan`]; nothing has changed then.
+    /// As [`Config::read`] and [`Config::plan`]; `config.no_fleets`: a file that was emptied, or is
+    /// half written, must not end all that runs. Nothing has changed then.
     pub(crate) async fn reload(&self) -> Result<Vec<Change>, Failure> {
         let _turn = self.reloading.lock().await;
         self.manager.reloading();
@@ -37,6 +38,11 @@ impl Server {
             Err(Failure::fault("serve.reload", format!("reading the configuration failed: {error}")))
         });
         let changes = match plan {
+            Ok(plan) if plan.fleets.is_empty() && self.fleets().iter().any(|slot| slot.runs()) => {
+                let path = self.config_path.display();
+                Err(Failure::input("config.no_fleets", format!("{path} has no fleet any more, and some run"))
+                    .help("if that is meant, stop each first: overseer fleet stop NAME"))
+            }
             Ok(plan) => Ok(self.apply(plan).await),
             Err(failure) => Err(failure),
         };
@@ -74,9 +80,18 @@ impl Server {
                 changes.push(Change::of(slot.name.as_str(), "stopped", text));
             }
         }
+        for fault in self.faults.all() {
+            // What is still wrong is noted again.
+            self.faults.clear(&fault.fleet);
+        }
         for (name, fleet) in plan.fleets {
             match self.fleet(name.as_str()) {
-                Ok(slot) => replan(&slot, fleet, &mut changes).await,
+                Ok(slot) => {
+                    if let Err(failure) = replan(&slot, fleet, &mut changes).await {
+                        self.faults.note(&name, &failure);
+                        changes.push(Change::of(name.as_str(), "failed", failure.to_string()));
+                    }
+                }
                 Err(_) => {
                     let started = match self.add(fleet).await {
                         Ok(slot) => slot.settle().await,
@@ -88,7 +103,10 @@ impl Server {
                             "started",
                             format!("is new, with {}", labors(done.started)),
                         ),
-                        Err(failure) => Change::of(name.as_str(), "failed", failure.to_string()),
+                        Err(failure) => {
+                            self.faults.note(&name, &failure);
+                            Change::of(name.as_str(), "failed", failure.to_string())
+                        }
                     });
                 }
             }
@@ -97,7 +115,9 @@ impl Server {
     }
 }
 
-async fn replan(slot: &FleetSlot, plan: FleetPlan, changes: &mut Vec<Change>) {
+/// # Errors
+/// Its labors could not be started.
+async fn replan(slot: &FleetSlot, plan: FleetPlan, changes: &mut Vec<Change>) -> Result<(), Failure> {
     let name = slot.name.as_str();
     let before = slot.wanted().0;
     let waiting = slot.replan(plan);
@@ -116,16 +136,16 @@ async fn replan(slot: &FleetSlot, plan: FleetPlan, changes: &mut Vec<Change>) {
         changes.push(Change::of(name, "waits", text));
     }
     // Those that were given up are started again, whether the number has changed or not.
-    match slot.settle().await {
-        Ok(Resized { started: 0, drained: 0 }) => {}
-        Ok(Resized { started: 0, drained }) => {
+    match slot.settle().await? {
+        Resized { started: 0, drained: 0 } => {}
+        Resized { started: 0, drained } => {
             changes.push(Change::of(name, "labors", format!("{} drain", labors(drained))));
         }
-        Ok(Resized { started, .. }) => {
+        Resized { started, .. } => {
             changes.push(Change::of(name, "labors", format!("{} started", labors(started))));
         }
-        Err(failure) => changes.push(Change::of(name, "failed", failure.to_string())),
     }
+    Ok(())
 }
 
 /// A number of labors, in words.

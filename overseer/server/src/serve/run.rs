@@ -57,7 +57,7 @@ async fn start_and_stop(start: Start) -> Result<Exit, Failure> {
     let files = overseer::condition::raise_file_limit(FILES);
     tracing::info!(files, "file descriptors that this server may have");
     let mut signals = Signals::listen()?;
-    let Start { config_path, plan, data, socket, json } = start;
+    let Start { config_path, plan, faults, data, socket, json } = start;
     let collector = match &plan.server.otlp {
         Some(collector) => Some(collector.clone()),
         None => Collector::from_environment()?,
@@ -87,6 +87,9 @@ async fn start_and_stop(start: Start) -> Result<Exit, Failure> {
     };
     let manager = ServiceManager::from_environment();
     let server = Arc::new(Server::new(plane, plan.server.clone(), config_path, data, socket, manager));
+    for (fleet, failure) in &faults {
+        server.faults.note(fleet, failure);
+    }
     if let Some(address) = tcp.as_ref().and_then(ControlTcp::address) {
         let _ = server.control.set(address);
     }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use overseer::{ControlPlane, FleetName};
 use parking_lot::RwLock;
 
+use super::faults::{Fault, Faults};
 use super::gate::Gate;
 use super::notify::ServiceManager;
 use super::reload::labors;
@@ -32,6 +33,8 @@ pub(crate) struct Server {
     pub(super) manager: ServiceManager,
     /// One reload at a time.
     pub(super) reloading: tokio::sync::Mutex<()>,
+    /// Fleets that are not served, and why.
+    pub(crate) faults: Faults,
     fleets: RwLock<BTreeMap<FleetName, Arc<FleetSlot>>>,
 }
 
@@ -57,6 +60,7 @@ impl Server {
             metrics: OnceLock::new(),
             manager,
             reloading: tokio::sync::Mutex::default(),
+            faults: Faults::default(),
             fleets: RwLock::default(),
         }
     }
@@ -87,6 +91,11 @@ impl Server {
         if let Some(slot) = name.parse::<FleetName>().ok().filter(&seen).and_then(|name| fleets.get(&name)) {
             return Ok(Arc::clone(slot));
         }
+        let fault = name.parse().ok().filter(&seen).and_then(|name| self.faults.of(&name));
+        if let Some(Fault { fleet, reason, help, .. }) = fault {
+            let message = format!("the fleet {fleet} is not served: {reason}");
+            return Err(Failure::input("fleet.not_served", message).help(help));
+        }
         let known: Vec<_> = fleets.keys().filter(|name| seen(name)).map(FleetName::as_str).collect();
         let shown: String = name.chars().take(64).collect();
         Err(Failure::input("fleet.unknown", format!("there is no fleet {shown:?}")).help(
@@ -107,18 +116,23 @@ impl Server {
         self.fleets.write().remove(name);
     }
 
-    /// Starts the fleets of a plan, all at once; those that were stopped by hand stay stopped.
+    /// Starts the fleets of a plan, all at once; those that were stopped by hand stay stopped. One
+    /// that does not start is noted, and the others are served.
     ///
     /// # Errors
-    /// The first fleet's that did not start.
+    /// Those of the store.
     pub(super) async fn start_fleets(&self, plan: Plan) -> Result<(), Failure> {
         let mut starts = tokio::task::JoinSet::new();
         for fleet in plan.fleets.into_values() {
             let slot = self.add(fleet).await?;
-            starts.spawn(async move { slot.settle().await });
+            starts.spawn(async move { (slot.settle().await, slot) });
         }
         while let Some(started) = starts.join_next().await {
-            started.map_err(|e| Failure::fault("serve.fleet", format!("a fleet did not start: {e}")))??;
+            let (started, slot) =
+                started.map_err(|e| Failure::fault("serve.fleet", format!("a fleet did not start: {e}")))?;
+            if let Err(failure) = started {
+                self.faults.note(&slot.name, &failure);
+            }
         }
         Ok(())
     }

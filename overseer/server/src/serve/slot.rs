@@ -1,11 +1,12 @@
 //! One fleet of the configuration: started, stopped and brought to its number of labors.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use overseer::fleet::{StartChildError, StartError};
 use overseer::local::Local;
-use overseer::{ControlPlane, Count, Fleet, FleetName, Labor, LaborId, LaborState};
+use overseer::{ControlPlane, Count, Fleet, FleetName, Labor, LaborId};
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -92,6 +93,11 @@ impl FleetSlot {
         Ok(Arc::new(Self { name, events, plane, inner, turn }))
     }
 
+    /// Whether it runs, or is about to.
+    pub(super) fn runs(&self) -> bool {
+        matches!(self.inner.read().phase, Phase::Starting | Phase::Running(_))
+    }
+
     /// Whether it should run.
     pub(super) fn is_wanted(&self) -> bool {
         self.inner.read().desired != Some(Desired::Stopped)
@@ -105,6 +111,12 @@ impl FleetSlot {
     pub(crate) async fn start(&self, labors: Option<u32>) -> Result<Resized, Failure> {
         let _turn = self.turn.lock().await;
         self.check_open()?;
+        let most = self.inner.read().max_labors();
+        if let Some(labors) = labors.filter(|labors| *labors as usize > most) {
+            let message = format!("the fleet {} may have {most} labors, not {labors}", self.name);
+            return Err(Failure::input("fleet.too_many", message)
+                .help("ask for fewer, or raise `max_labors` in the configuration and start the fleet anew"));
+        }
         self.remember(labors.map(|labors| Desired::Running { labors })).await?;
         self.run().await
     }
@@ -164,17 +176,16 @@ impl FleetSlot {
     pub(crate) async fn drain(&self, labor: Option<LaborId>) -> Result<usize, Failure> {
         let _turn = self.turn.lock().await;
         let fleet = self.fleet()?;
-        let stays = fleet.which_children().into_iter().filter(stays);
+        let staying = staying(&fleet).await?;
         if let Some(labor) = labor {
-            let known = stays.map(|l| l.id()).filter(|id| *id == labor).count();
-            if known == 0 {
+            if !staying.contains(&labor) {
                 return Err(unknown_labor(&self.name, labor));
             }
             fleet.drain(labor);
             return Ok(1);
         }
         self.remember(Some(Desired::Running { labors: 0 })).await?;
-        let draining = stays.count();
+        let draining = staying.len();
         fleet.drain_all();
         Ok(draining)
     }
@@ -356,7 +367,8 @@ impl Inner {
     /// How many labors there should be.
     fn wanted(&self) -> u32 {
         match self.desired {
-            Some(Desired::Running { labors }) => labors,
+            // It was said under another configuration.
+            Some(Desired::Running { labors }) => labors.min(self.max_labors() as u32),
             Some(Desired::Stopped) => 0,
             None => self.plan.config.labors,
         }
@@ -385,9 +397,10 @@ pub(crate) fn unknown_labor(fleet: &FleetName, labor: LaborId) -> Failure {
         .help(format!("overseer fleet show {fleet} lists them"))
 }
 
-/// Whether a labor counts: not if it is about to end for good.
-fn stays(labor: &Labor) -> bool {
-    !matches!(labor.status().state, LaborState::Draining | LaborState::Terminating | LaborState::Terminated)
+/// The labors that count: not those that are about to end for good.
+async fn staying(fleet: &Fleet) -> Result<BTreeSet<LaborId>, Failure> {
+    let staying = fleet.staying_children().await;
+    staying.map_err(|error| Failure::told(Exit::Fault, error.code(), &error.to_string()))
 }
 
 /// Starts the labors that are missing, or drains the youngest of those that are too many. Machines
@@ -395,7 +408,8 @@ fn stays(labor: &Labor) -> bool {
 async fn resize(fleet: &Fleet, wanted: usize, most: usize) -> Result<Resized, Failure> {
     let (invited, labors): (Vec<Labor>, Vec<Labor>) =
         fleet.which_children().into_iter().partition(Labor::is_invited);
-    let mut labors: Vec<_> = labors.into_iter().filter(stays).collect();
+    let staying = staying(fleet).await?;
+    let mut labors: Vec<_> = labors.into_iter().filter(|labor| staying.contains(&labor.id())).collect();
     if labors.len() > wanted {
         let surplus = labors.split_off(wanted);
         surplus.iter().for_each(|labor| fleet.drain(labor.id()));

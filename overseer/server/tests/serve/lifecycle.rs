@@ -56,8 +56,8 @@ fn a_fleet_is_kept_called_watched_drained_and_started_again() {
     world.wait_ready("web", 3);
     assert_eq!(world.ask(["fleet", "start", &web, "--labors", "1"])["draining"], 2);
     world.wait_ready("web", 1);
-    let full = world.overseer(["fleet", "start", &web, "--labors", "5", "--json"]).exits(3).document();
-    assert_eq!(full["code"], "fleet.at_capacity");
+    let full = world.overseer(["fleet", "start", &web, "--labors", "5", "--json"]).exits(2).document();
+    assert_eq!(full["code"], "fleet.too_many");
 
     let stopped = world.ask(["fleet", "stop", &web]);
     assert_eq!((&stopped["state"], &stopped["by_hand"]), (&"stopped".into(), &true.into()));

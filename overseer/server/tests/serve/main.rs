@@ -27,4 +27,5 @@ mod stop;
 mod stores;
 mod strangers;
 mod tasks;
+mod unserved;
 mod world;
