@@ -11,7 +11,7 @@ fn the_doctor_says_what_is_here() {
     let text = world.overseer(["doctor"]).exits(0).stdout;
     assert!(text.contains("can run here"), "{text}");
     // Not on a terminal: it is all there.
-    assert!(checks.iter().all(|check| text.contains(check["found"].as_str().unwrap())), "{text}");
+    assert!(checks.iter().all(|check| text.contains(check["needed_for"].as_str().unwrap())), "{text}");
 }
 
 #[test]

@@ -264,6 +264,9 @@ fn a_token_file_must_be_private_and_a_certificate_of_ones_own_is_used() {
     let made = world.ask(["token", "new", "--role", "admin", "--name", "anna", "--out", "token"]);
     assert!(made["token"].is_null() && made["file"] == "token", "{made}");
     let token = fs::read_to_string(world.path("token")).unwrap().trim().to_owned();
+    let nowhere = ["token", "new", "--role", "viewer", "--name", "x", "--fleet", "nope"];
+    let nowhere = world.overseer(nowhere).exits(0).stderr;
+    assert!(nowhere.contains("there is no fleet nope") && nowhere.contains("in 90 days"), "{nowhere}");
     let again =
         world.overseer(["token", "new", "--role", "admin", "--name", "x", "--out", "token", "--json"]);
     assert_eq!(again.exits(2).document()["code"], "token.out");
