@@ -15,10 +15,12 @@ use crate::tells::Tells;
 
 const EXAMPLES: &str = "\
 Examples:
-  labor --bootstrap /run/overseer/bootstrap.json --directory /var/lib/labor
-  labor --stdin < bootstrap.json
-  OVERSEER_BOOTSTRAP=\"$(cat bootstrap.json)\" labor
-  labor join overseer-join-…                   on a machine of your own
+  overseer labor --bootstrap /run/overseer/bootstrap.json --directory /var/lib/labor
+  overseer labor --stdin < bootstrap.json
+  OVERSEER_BOOTSTRAP=\"$(cat bootstrap.json)\" overseer labor
+  overseer labor join overseer-join-…          on a machine of your own
+
+The small program `labor` is the same: `labor` in place of `overseer labor`.
 
 Exit codes:
    0  asked to end, or drained

@@ -278,9 +278,10 @@ impl<P> Calls<P> {
         self.host = if restarts { Host::Starting } else { Host::Absent };
         for id in self.ids(|c| matches!(c, State::Running { .. })) {
             if let Some(State::Running { cast: false, stopping, .. }) = self.calls.get(&id) {
+                // The code is said before it.
                 let (code, message) = match stopping {
-                    Some((code, _)) => (*code, format!("{code}, and the plugin host ended: {cause}")),
-                    None => (CallErrorCode::HostEnded, format!("the plugin host ended: {cause}")),
+                    Some((code, _)) => (*code, format!("the plugin host ended: {cause}")),
+                    None => (CallErrorCode::HostEnded, cause.to_string()),
                 };
                 effects.push(Effect::Answer(id, failed(code, message, Some(cause.clone()))));
             }

@@ -82,7 +82,8 @@ impl FromStr for LaborId {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let error = || IdError::new("labor id", text, "l- and 26 characters, as `which_children` prints it");
+        let error =
+            || IdError::new("labor id", text, "l- and 26 characters, such as l-01arz3ndektsv4rrffq69g5fav");
         let ulid = text.strip_prefix("l-").ok_or_else(error)?;
         Ulid::from_string(&ulid.to_ascii_uppercase()).map(Self).map_err(|_| error())
     }

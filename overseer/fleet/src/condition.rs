@@ -21,6 +21,9 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// process that is started, and for the connections that follow.
 const SPARE: usize = 16;
 
+/// Why nothing is written to a disk without room.
+pub(crate) const FULL: &str = "the disk is full";
+
 /// What is in trouble.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
@@ -103,7 +106,7 @@ impl fmt::Display for Trouble {
 }
 
 /// An amount for people, not below it.
-fn bytes(amount: u64) -> String {
+pub(crate) fn bytes(amount: u64) -> String {
     match amount {
         0..=9_999 => format!("{amount} bytes"),
         10_000..=9_999_999 => format!("{} KiB", amount.div_ceil(1 << 10)),

@@ -66,8 +66,8 @@ pub enum ExportError {
         /// Newest schema of this build.
         known_schema: u64,
     },
-    /// It ends too early.
-    #[error("{} is cut short; copy it again, or use another export", path.display())]
+    /// It does not end as an export does: it is cut short, or has something behind its end.
+    #[error("{} does not end as an export does: it is cut short, or something was added to it; copy it again, or use another export", path.display())]
     CutShort {
         /// The file.
         path: PathBuf,

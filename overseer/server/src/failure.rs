@@ -57,7 +57,16 @@ impl Failure {
             Some((message, help)) => (message, Some(help.to_owned())),
             None => (text, None),
         };
-        Self { exit, code: code.into(), message: message.to_owned(), help, place: None }
+        let code = code.into();
+        // What the library calls by the names of its functions, in words of the program.
+        let help = match &*code {
+            "fleet.at_capacity" => Some("end one, or raise `max_labors` of the fleet".to_owned()),
+            "call.not_ready" => Some(
+                "wait until `overseer fleet show` says that it is ready, or leave out --labor".to_owned(),
+            ),
+            _ => help,
+        };
+        Self { exit, code, message: message.to_owned(), help, place: None }
     }
 
     /// With advice.

@@ -13,6 +13,7 @@ mod doctor;
 mod exit;
 mod failure;
 mod labor;
+mod opening;
 mod otlp;
 mod output;
 mod release;

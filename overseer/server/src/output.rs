@@ -43,9 +43,14 @@ pub(crate) fn set_colors(choice: Color) {
     let color = console::colors_enabled_stderr();
     // Fails only where somebody has set one before, which nobody does.
     let _ = miette::set_hook(Box::new(move |_| {
-        let width =
-            if io::stderr().is_terminal() { usize::from(console::Term::stderr().size().1) } else { 100 };
-        Box::new(miette::MietteHandlerOpts::new().color(color).width(width.clamp(40, 120)).build())
+        let terminal = io::stderr().is_terminal();
+        let width = usize::from(console::Term::stderr().size().1).clamp(40, 120);
+        // A path must be there in one piece, for a search and to be copied.
+        let words = miette::MietteHandlerOpts::new()
+            .break_words(false)
+            .word_separator(textwrap::WordSeparator::AsciiSpace)
+            .word_splitter(textwrap::WordSplitter::NoHyphenation);
+        Box::new(words.color(color).width(width).wrap_lines(terminal).build())
     }));
 }
 
@@ -85,6 +90,16 @@ impl Target {
             Some(progress) => progress.suspend(write),
             None => write(),
         }
+    }
+
+    /// Widest line of a table here, in columns: that of the terminal, but at least 80. Elsewhere
+    /// nothing is cut, for a program may read it.
+    pub(crate) fn width(self) -> usize {
+        let terminal = match self {
+            Self::Stdout => console::Term::stdout(),
+            Self::Stderr => console::Term::stderr(),
+        };
+        if terminal.is_term() { usize::from(terminal.size().1).max(80) } else { usize::MAX }
     }
 
     /// Styles text if colours are on here.

@@ -4,14 +4,15 @@ mod check;
 mod copy;
 mod kinds;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
-use overseer::data_dir::{DataDir, DataDirError};
+use overseer::data_dir::DataDir;
 
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::opening::cannot_open;
 use crate::output;
 use crate::serve::configured;
 
@@ -49,8 +50,8 @@ Examples:
 
 It changes nothing that is stored.
 
-Exit codes: 0 nothing is wrong, 1 problems were found, 2 it cannot be opened, 3 a fault of the
-disk.";
+Exit codes: 0 nothing is wrong, 1 problems were found, 2 something has to be put right before it can
+be opened (a server runs on it, it is damaged, of a newer Overseer, of another user), 3 the disk failed.";
 
 /// Says whether everything in a data directory can be read and fits together
 #[derive(Debug, Args)]
@@ -127,21 +128,6 @@ fn open(data: Option<PathBuf>) -> Result<DataDir, Failure> {
             .help("give --data DIR")
     })?;
     DataDir::open_existing(&data).map_err(|error| cannot_open(&data, &error))
-}
-
-/// Whatever keeps it from being opened is for the user to put right.
-fn cannot_open(data: &Path, error: &DataDirError) -> Failure {
-    let failure = Failure::told(Exit::BadInput, error.code(), &error.to_string());
-    match error.code() {
-        "store.in_use" => Failure {
-            help: Some(format!(
-                "stop the server that runs on {}, then try again; `overseer status` names it",
-                data.display()
-            )),
-            ..failure
-        },
-        _ => failure,
-    }
 }
 
 /// A line that says how far it is, on a terminal; nothing elsewhere and with `--json`.

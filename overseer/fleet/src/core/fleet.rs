@@ -414,7 +414,7 @@ impl FleetCore {
         if !self.restarts.allow(now, self.options.intensity, self.options.period) {
             out.push(Effect::Tell(Happening::Escalated(life, cause.clone())));
             let rule = format!(
-                "more than {} restarts within {} s, the last because it {cause}",
+                "more than {} restarts within {} s, the last one after this: {cause}",
                 self.options.intensity,
                 self.options.period.as_secs()
             );

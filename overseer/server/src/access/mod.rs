@@ -162,8 +162,9 @@ fn not_allowed(rule: &Rule, denied: Denied) -> Failure {
     match denied {
         Denied::Role { needs, has } => {
             let message = format!("{method} needs the role {needs}, and the token has the role {has}");
-            Failure::input("access.role", message)
-                .help(format!("use a token with the role {needs}: `overseer token new --role {needs}`"))
+            Failure::input("access.role", message).help(format!(
+                "use a token with the role {needs}: `overseer token new --name NAME --role {needs}`"
+            ))
         }
         Denied::WholeServer => {
             let message = format!("{method} is about the whole server, and the token is of one fleet");

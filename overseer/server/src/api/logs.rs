@@ -94,14 +94,13 @@ impl proto::logs_server::Logs for Service {
     ) -> Result<Response<proto::LogStreamsResponse>, Status> {
         let caller = caller::of(&request)?;
         let task = self.task_seen(&caller, &request.get_ref().task).await?;
-        let newest_attempt = match self.find(&caller, task, None).await {
-            Ok(record) => Some(record.attempts),
-            // Of a call, a labor, or a task whose time was over before that of its logs.
-            Err(_) => None,
-        };
+        // None of a call, a labor, or a task whose time was over before that of its logs.
+        let record = self.find(&caller, task, None).await.ok();
+        let newest_attempt = record.as_ref().map(|record| record.attempts);
+        let over = record.as_ref().map(|record| record.is_over());
         let names = self.names(task).await.into_iter();
         let streams = names.map(|(attempt, stream)| proto::LogStreamName { attempt, stream }).collect();
-        Ok(Response::new(proto::LogStreamsResponse { task: task.to_string(), streams, newest_attempt }))
+        Ok(Response::new(proto::LogStreamsResponse { task: task.to_string(), streams, newest_attempt, over }))
     }
 
     type ReadStream = Answers<proto::ReadLogResponse>;

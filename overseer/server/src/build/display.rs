@@ -130,7 +130,7 @@ impl Listener for Display {
             }
             Event::Finished(totals) => {
                 self.close();
-                self.target.write(&summary::text(totals, self.target));
+                self.target.write(&summary::text(totals, self.target, self.target.width()));
             }
         }
     }

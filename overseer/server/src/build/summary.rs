@@ -8,19 +8,18 @@ use crate::release::size;
 use crate::table::{Cell, render};
 
 /// Columns of the table.
-const WIDTH: usize = 80;
 /// Artifacts of one job that are listed.
 const LISTED: usize = 12;
 /// Digits of a digest that are shown.
 const DIGITS: usize = 10;
 
 /// The table, what failed and why, and a last line.
-pub(super) fn text(totals: &Totals<'_>, target: Target) -> String {
+pub(super) fn text(totals: &Totals<'_>, target: Target, width: usize) -> String {
     let mut rows =
         vec![["job", "result", "time", "artifacts"].map(|t| Cell::styled(t, Style::new().dim())).to_vec()];
     totals.results.iter().for_each(|result| rows.extend(job_rows(result)));
     let mut text = String::from("\n");
-    text.push_str(&render(&rows, WIDTH, &[(0, 24), (3, 20)], target));
+    text.push_str(&render(&rows, width, &[(0, 24), (3, 20)], target));
     for result in totals.results {
         if let Some(failure) = result.failure.as_ref().filter(|_| is_shown(result.result)) {
             text.push('\n');
@@ -174,7 +173,7 @@ mod tests {
             passed(&long, (0..20).map(|i| artifact(&format!("{long}{i}"))).collect()),
             JobResult::without_report("b", Outcome::Skipped, Some(long.clone())),
         ];
-        let text = text(&totals(&results, 1, "failed"), Target::Stdout);
+        let text = text(&totals(&results, 1, "failed"), Target::Stdout, 80);
         let text = console::strip_ansi_codes(&text).into_owned();
         assert!(text.lines().all(|line| console::measure_text_width(line) <= 80), "{text}");
         assert!(text.contains("and 8 more, 128.00 KiB"), "{text}");
@@ -183,7 +182,7 @@ mod tests {
     #[test]
     fn a_passed_build_says_where_its_artifacts_are() {
         let results = [passed("build", vec![artifact("bin/hello")])];
-        let text = text(&totals(&results, 0, "passed"), Target::Stdout);
+        let text = text(&totals(&results, 0, "passed"), Target::Stdout, 80);
         let text = console::strip_ansi_codes(&text).into_owned();
         let lines: Vec<_> = text.lines().filter(|l| !l.is_empty()).collect();
         assert_eq!(lines[1], "build  passed  1.2 s  0123456789   16.00 KiB  bin/hello");
@@ -199,7 +198,7 @@ mod tests {
         };
         let result =
             JobResult { failure: Some(failure), ..JobResult::without_report("test", Outcome::Failed, None) };
-        let text = text(&totals(&[result], 1, "failed"), Target::Stdout);
+        let text = text(&totals(&[result], 1, "failed"), Target::Stdout, 80);
         let text = console::strip_ansi_codes(&text).into_owned();
         let wanted = "failed: test: step 1 of 2 exited with code 2\n  $ make\n    make test\n  | cc: error\n";
         assert!(text.contains(wanted), "{text}");

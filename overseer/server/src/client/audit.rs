@@ -32,7 +32,7 @@ was denied 5000. Calls and denials that are alike are recorded once a minute, wi
 #[command(after_help = EXAMPLES)]
 pub(crate) struct AuditArgs {
     /// Not those that are older, such as 1h or 30d
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = crate::client::time, allow_hyphen_values = true)]
     since: Option<Duration>,
     /// Only of this fleet
     #[arg(long)]
@@ -139,7 +139,7 @@ fn text(entry: &Entry) -> String {
         Some(code) => (code, if code == "begun" { Style::new() } else { Style::new().red() }),
     };
     let rows = [vec![Cell::plain(format!("  {what}{times}")), Cell::styled(outcome, style)]];
-    format!("{}\n{}", first.trim_end(), render(&rows, 80, &[(0, 20)], Target::Stdout))
+    format!("{}\n{}", first.trim_end(), render(&rows, Target::Stdout.width(), &[(0, 20)], Target::Stdout))
 }
 
 #[cfg(test)]

@@ -42,10 +42,10 @@ pub(crate) struct CallArgs {
     #[arg(long, value_name = "ID")]
     labor: Option<String>,
     /// Longest wait for a labor
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = crate::client::time, allow_hyphen_values = true)]
     queue: Duration,
     /// Longest run; 0s for no limit
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = crate::client::time, allow_hyphen_values = true)]
     run: Duration,
     #[command(flatten)]
     pub(crate) common: Common,

@@ -19,7 +19,7 @@ mod text;
 
 use self::invite::{InviteArgs, Invited};
 use self::reconcile::Reconciled;
-pub(super) use self::text::{WIDTH, age, fleet_table, header, why};
+pub(super) use self::text::{age, fleet_table, header, why};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -290,7 +290,7 @@ pub(super) async fn run(command: FleetCommand, channel: Channel, json: bool) -> 
             let troubles = listed.troubles.into_iter().map(TroubleDocument::from).collect();
             let listed = Listed { fleets, troubles };
             trouble::warn(&listed.troubles);
-            print(json, &listed, || fleet_table(&listed.fleets));
+            print(json, &listed, || fleet_table(&listed.fleets, Target::Stdout.width()));
         }
         FleetCommand::Show { name } => {
             let request = proto::GetFleetRequest { fleet: name };
@@ -370,6 +370,6 @@ fn print_events(json: bool, events: Vec<EventDocument>) {
     if json {
         output::json_lines(&events);
     } else {
-        events.iter().for_each(|event| Target::Stdout.write(&text::event(event)));
+        events.iter().for_each(|event| Target::Stdout.write(&text::event(event, Target::Stdout.width())));
     }
 }

@@ -1,6 +1,7 @@
 //! `overseer logs`: what a task or a plugin host writes.
 
 use std::io::Write;
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
@@ -8,7 +9,7 @@ use serde::Serialize;
 use super::{Channel, Common};
 use crate::api::proto::logs_client::LogsClient;
 use crate::api::proto::read_log_response::What;
-use crate::api::proto::{LogStreamsRequest, ReadLogRequest};
+use crate::api::proto::{LogStreamsRequest, LogStreamsResponse, ReadLogRequest};
 use crate::api::status::understand;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -18,6 +19,7 @@ const EXAMPLES: &str = "\
 Examples:
   overseer logs t-0000000000000000f10c0a3be1c2d3e4      what a call or a task wrote
   overseer logs l-01k9… --follow                        what a labor writes outside of calls
+  overseer logs \"$(overseer submit web import - < data.json)\" --follow      waits for its first byte
   overseer logs t-0000000000000000f10c0a3be1c2d3e4 --stream step --from 4096";
 
 /// Prints what a task, or a labor outside of tasks, has written
@@ -35,12 +37,17 @@ pub(crate) struct LogsArgs {
     /// Begin at this byte
     #[arg(long, value_name = "OFFSET", default_value_t = 0)]
     from: u64,
-    /// Stay until the stream ends
+    /// Stay until the stream ends; of a task that has written nothing yet, wait for it
     #[arg(short, long)]
     follow: bool,
     #[command(flatten)]
     pub(crate) common: Common,
 }
+
+/// Whether a task has begun to write is asked so often.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Times that it is asked once more when the task is over: its log comes by another way.
+const LATE: u32 = 4;
 
 /// A document of `logs --json`.
 #[derive(Serialize)]
@@ -53,7 +60,10 @@ enum Piece<'a> {
 /// Prints a stream.
 pub(super) async fn run(args: &LogsArgs, channel: Channel) -> Result<Exit, Failure> {
     let mut client = LogsClient::new(channel);
-    let (attempt, stream) = choose(args, &mut client).await?;
+    let Some((attempt, stream)) = choose(args, &mut client).await? else {
+        Target::Stderr.write(&format!("{} has written nothing\n", args.task));
+        return Ok(Exit::Passed);
+    };
     let request =
         ReadLogRequest { task: args.task.clone(), attempt, stream, offset: args.from, follow: args.follow };
     let mut pieces = client.read(request).await.map_err(|s| understand(&s))?.into_inner();
@@ -83,22 +93,48 @@ pub(super) async fn run(args: &LogsArgs, channel: Channel) -> Result<Exit, Failu
     Ok(Exit::Passed)
 }
 
-/// Which stream: the one that is named, or the only one.
-async fn choose(args: &LogsArgs, client: &mut LogsClient<Channel>) -> Result<(u32, String), Failure> {
-    if let (Some(attempt), Some(stream)) = (args.attempt, &args.stream) {
-        return Ok((attempt, stream.clone()));
+/// Which stream: the one that is named, or the only one. None of a task that is over and has
+/// written nothing.
+async fn choose(args: &LogsArgs, client: &mut LogsClient<Channel>) -> Result<Option<(u32, String)>, Failure> {
+    let mut late = 0;
+    loop {
+        let request = LogStreamsRequest { task: args.task.clone() };
+        let found = client.streams(request).await.map_err(|s| understand(&s))?.into_inner();
+        let over = found.over;
+        match (chosen(args, found)?, args.attempt, &args.stream) {
+            (Some(chosen), ..) => return Ok(Some(chosen)),
+            // Not of a stored task, so that nothing says when it is over.
+            (None, Some(attempt), Some(stream)) if over.is_none() => {
+                return Ok(Some((attempt, stream.clone())));
+            }
+            (None, ..) if args.follow && over == Some(false) => {}
+            // What was written last may be on its way still.
+            (None, ..) if args.follow && over == Some(true) && late < LATE => late += 1,
+            (None, None, None) if over == Some(true) => return Ok(None),
+            (None, ..) => {
+                let yet = if over == Some(true) { "" } else { " yet" };
+                let message = format!("{} has written no such log{yet}", args.task);
+                return Err(Failure::input("logs.none", message).help(match over {
+                    Some(true) => "leave out --attempt and --stream to read what there is",
+                    Some(false) => "give --follow to wait for it",
+                    None => "give --attempt, --stream and --follow to wait for one",
+                }));
+            }
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
-    let request = LogStreamsRequest { task: args.task.clone() };
-    let found = client.streams(request).await.map_err(|s| understand(&s))?.into_inner();
+}
+
+/// The one stream that the arguments mean, if it is there.
+fn chosen(args: &LogsArgs, found: LogStreamsResponse) -> Result<Option<(u32, String)>, Failure> {
     let mut streams = found.streams;
     // An attempt that has written nothing yet is the newest one all the same.
     let newest = args.attempt.or(found.newest_attempt).or_else(|| streams.iter().map(|s| s.attempt).max());
     streams
         .retain(|s| Some(s.attempt) == newest && args.stream.as_ref().is_none_or(|name| *name == s.stream));
     match &streams[..] {
-        [one] => Ok((one.attempt, one.stream.clone())),
-        [] => Err(Failure::input("logs.none", format!("{} has written no such log yet", args.task))
-            .help("give --attempt, --stream and --follow to wait for one")),
+        [] => Ok(None),
+        [one] => Ok(Some((one.attempt, one.stream.clone()))),
         several => {
             let names: Vec<_> = several.iter().map(|s| format!("--stream {}", s.stream)).collect();
             let message = format!("{} has written {} logs", args.task, several.len());

@@ -121,6 +121,15 @@ fn ask(common: &Common, what: impl AsyncFnOnce(Channel) -> Result<Exit, Failure>
     })
 }
 
+/// A time as an argument: `500ms`, `1h 30m`.
+fn time(text: &str) -> Result<Duration, String> {
+    match text.strip_prefix('-') {
+        Some(_) => Err("a time is not below zero: give one such as 500ms, 30s or 1h".to_owned()),
+        None => humantime::parse_duration(text)
+            .map_err(|error| format!("{error}: give one such as 500ms, 30s or 1h")),
+    }
+}
+
 /// As the API has it.
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)

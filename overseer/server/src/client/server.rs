@@ -150,7 +150,7 @@ pub(super) async fn status(channel: Channel, json: bool) -> Result<Exit, Failure
     // Paths are of no use when they are cut.
     Target::Stdout.write(&render(&rows, usize::MAX, &[], Target::Stdout));
     if !info.fleets.is_empty() {
-        Target::Stdout.write(&format!("\n{}", fleet_table(&info.fleets)));
+        Target::Stdout.write(&format!("\n{}", fleet_table(&info.fleets, Target::Stdout.width())));
     }
     Ok(Exit::Passed)
 }

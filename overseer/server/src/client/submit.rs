@@ -1,5 +1,6 @@
 //! `overseer submit`: a task that outlives who gives it.
 
+use std::io::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use crate::api::proto::{NewTask, SubmitRequest, SubmitResponse, TaskRetry};
 use crate::api::status::understand;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::output::{self, Target};
+use crate::output::Target;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -51,10 +52,10 @@ pub(crate) struct SubmitArgs {
     #[arg(long, value_name = "CAUSE", value_delimiter = ',', value_parser = ["error", "panic", "deadline"])]
     on: Vec<String>,
     /// Longest wait for its first attempt; for ever, if not given
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = crate::client::time, allow_hyphen_values = true)]
     queue: Option<Duration>,
     /// Longest run of one attempt; for ever, if not given
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = crate::client::time, allow_hyphen_values = true)]
     run: Option<Duration>,
     /// Wait for its end and print its result
     #[arg(long)]
@@ -124,17 +125,37 @@ pub(super) async fn run(
     let mut client = TasksClient::new(channel);
     let span = CommandSpan::begin("overseer submit");
     let stored = client.submit(span.request(tokio_stream::iter(requests))).await;
-    let stored = span.end(stored.map_err(|s| understand(&s))).await?;
+    let stored = span.end(stored.map_err(|s| unknown(understand(&s), args))).await?;
     let SubmitResponse { task, fleet } = stored.into_inner();
     if args.wait {
         // Who is interrupted can still attach to it.
         Target::Stderr.write(&format!("task {task}\n"));
         return task::attach(&mut client, task, Some(fleet), args.argument.raw, args.common.json).await;
     }
-    if args.common.json {
-        output::json(&Submitted { task: &task, fleet: &fleet });
-    } else {
-        Target::Stdout.write(&format!("{task}\n"));
-    }
+    let text = match args.common.json {
+        true => serde_json::to_string(&Submitted { task: &task, fleet: &fleet }).unwrap_or_default(),
+        false => task.clone(),
+    };
+    // Not as other output: a reader that has gone away must not take the id along.
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|error| {
+        let message = format!("{task} is stored, but standard output could not be written: {error}");
+        Failure::fault("task.output", message).help(format!("`overseer task attach {task}` waits for it"))
+    })?;
     Ok(Exit::Passed)
+}
+
+/// A failure after which nobody knows whether the task is stored.
+fn unknown(failure: Failure, args: &SubmitArgs) -> Failure {
+    if failure.code != "server.connection" {
+        return failure;
+    }
+    let fleet = &args.fleet;
+    failure.help(match &args.key {
+        Some(key) => format!("it may have been stored: give it again with the same --key {key}, which stores it once"),
+        None => format!(
+            "it may have been stored: look with `overseer task list {fleet}` before giving it again; with a --key \
+             it could be given again without harm"
+        ),
+    })
 }

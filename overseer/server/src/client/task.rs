@@ -111,7 +111,7 @@ pub(super) async fn run(command: TaskCommand, channel: Channel, json: bool) -> R
             let listed = client.list(request).await.map_err(failed)?.into_inner();
             let tasks = listed.tasks.into_iter().map(TaskDocument::from).collect();
             let listed = Listed { tasks };
-            print(json, &listed, || text::list(&listed.tasks));
+            print(json, &listed, || text::list(&listed.tasks, Target::Stdout.width()));
         }
         TaskCommand::Show(Which { id, fleet }) => {
             let request = GetTaskRequest { task: id, fleet };

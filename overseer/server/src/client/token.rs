@@ -11,14 +11,13 @@ use serde::Serialize;
 use super::{Channel, Common, millis};
 use crate::access::Role;
 use crate::api::proto;
+use crate::api::proto::fleets_client::FleetsClient;
 use crate::api::proto::tokens_client::TokensClient;
 use crate::api::status::understand;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{self, Target};
 use crate::table::{Cell, render};
-
-const WIDTH: usize = 80;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -73,7 +72,7 @@ pub(super) struct NewArgs {
     #[arg(long)]
     fleet: Option<String>,
     /// Its end, from now, such as 12h or 30d; or `never`
-    #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = lives)]
+    #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = lives, allow_hyphen_values = true)]
     expires: Lives,
     /// New file for the token, mode 0600; else it is printed
     #[arg(long, value_name = "FILE")]
@@ -123,10 +122,10 @@ pub(super) struct RotateArgs {
     /// Its id: the digits after `ovr_`
     id: String,
     /// How long the old secret stays good
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = crate::client::time, allow_hyphen_values = true)]
     overlap: Duration,
     /// A new end, from now; else the old one stays
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = crate::client::time, allow_hyphen_values = true)]
     expires: Option<Duration>,
     /// File for the token, mode 0600, in place of the one that is there; else it is printed
     #[arg(long, value_name = "FILE")]
@@ -152,7 +151,7 @@ fn lives(text: &str) -> Result<Lives, String> {
     if text == "never" {
         return Ok(Lives(None));
     }
-    humantime::parse_duration(text).map(|lives| Lives(Some(lives))).map_err(|error| error.to_string())
+    super::time(text).map(|lives| Lives(Some(lives)))
 }
 
 /// A token as a document.
@@ -210,6 +209,7 @@ impl TokenDocument {
 
 /// Runs one of the commands.
 pub(super) async fn run(command: TokenCommand, channel: Channel, json: bool) -> Result<Exit, Failure> {
+    let others = FleetsClient::new(channel.clone());
     let mut client = TokensClient::new(channel);
     match command {
         TokenCommand::New(args) => {
@@ -220,8 +220,12 @@ pub(super) async fn run(command: TokenCommand, channel: Channel, json: bool) -> 
                 fleet: args.fleet,
                 lives_ms: args.expires.0.map(millis),
             };
+            let fleet = request.fleet.clone();
             let made = client.create(request).await.map_err(|s| understand(&s))?.into_inner();
             shown_once(made.token, made.text, out, json)?;
+            if let Some(fleet) = fleet {
+                warn_of_no_fleet(&fleet, others).await;
+            }
         }
         TokenCommand::List(ListArgs { all }) => {
             let request = proto::ListTokensRequest { all };
@@ -230,7 +234,7 @@ pub(super) async fn run(command: TokenCommand, channel: Channel, json: bool) -> 
             if json {
                 output::json(&Tokens { tokens });
             } else {
-                Target::Stdout.write(&table(&tokens, SystemTime::now()));
+                Target::Stdout.write(&table(&tokens, SystemTime::now(), Target::Stdout.width()));
             }
         }
         TokenCommand::Revoke(RevokeArgs { id }) => {
@@ -264,6 +268,15 @@ pub(super) async fn run(command: TokenCommand, channel: Channel, json: bool) -> 
         }
     }
     Ok(Exit::Passed)
+}
+
+/// A fleet may be configured later than its token is made, but as a rule it is a slip of the pen.
+async fn warn_of_no_fleet(name: &str, mut fleets: FleetsClient<Channel>) {
+    let Ok(listed) = fleets.list(proto::ListFleetsRequest {}).await else { return };
+    if !listed.get_ref().fleets.iter().any(|fleet| fleet.name == name) {
+        Target::Stderr
+            .write(&format!("warning: there is no fleet {name} now; `overseer fleet list` has them\n"));
+    }
 }
 
 /// A file that gets a token, and its name when it has it. Made before the token is, so that none is
@@ -336,7 +349,7 @@ fn shown_once(
     Ok(())
 }
 
-fn table(tokens: &[TokenDocument], now: SystemTime) -> String {
+fn table(tokens: &[TokenDocument], now: SystemTime, width: usize) -> String {
     let head = ["token", "name", "role", "fleet", "state", "end"];
     let style = Style::new().bold();
     let mut rows = vec![head.map(|text| Cell::styled(text, style.clone())).to_vec()];
@@ -353,7 +366,7 @@ fn table(tokens: &[TokenDocument], now: SystemTime) -> String {
         .map(Cell::plain);
         rows.push(cells.to_vec());
     }
-    render(&rows, WIDTH, &[(1, 8), (3, 8)], Target::Stdout)
+    render(&rows, width, &[(1, 8), (3, 8)], Target::Stdout)
 }
 
 /// When something ends, in words.
@@ -361,11 +374,13 @@ fn until(expires_ms: Option<u64>, now: SystemTime) -> String {
     let Some(end) = expires_ms else { return "never ends".to_owned() };
     let now = millis(now.duration_since(UNIX_EPOCH).unwrap_or_default());
     let seconds = end.saturating_sub(now) / 1000;
+    // To the nearest: of one for 90 days, made just now, it is not said that it has 89.
+    let nearest = |unit: u64| (seconds + unit / 2) / unit;
     let (number, unit) = match seconds {
         0..120 => (seconds, "s"),
-        120..7200 => (seconds / 60, "min"),
-        7200..172_800 => (seconds / 3600, "h"),
-        _ => (seconds / 86_400, "days"),
+        120..7200 => (nearest(60), "min"),
+        7200..172_800 => (nearest(3600), "h"),
+        _ => (nearest(86_400), "days"),
     };
     format!("in {number} {unit}")
 }
@@ -379,6 +394,7 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
         let at = |seconds: u64| Some((1_000_000 + seconds) * 1000);
         assert_eq!(until(at(90 * 86_400), now), "in 90 days");
+        assert_eq!(until(at(90 * 86_400 - 2), now), "in 90 days");
         assert_eq!((until(at(30), now), until(None, now)), ("in 30 s".into(), "never ends".into()));
         let token = |name: &str| proto::Token {
             id: "4f2c9a0b1d3e5f60".into(),
@@ -390,8 +406,8 @@ mod tests {
             ..proto::Token::default()
         };
         let tokens = [TokenDocument::of(Some(token(&"n".repeat(64))), None)];
-        for line in table(&tokens, now).lines() {
-            assert!(console::measure_text_width(line) <= WIDTH, "{line}");
+        for line in table(&tokens, now, 80).lines() {
+            assert!(console::measure_text_width(line) <= 80, "{line}");
         }
     }
 

@@ -113,8 +113,14 @@ fn public_key(base: &Path, text: &str) -> Result<PublicKey, Failure> {
         });
     }
     text.parse().map_err(|_| {
-        let message = format!("{text:?} is neither a .pub file nor the text of a public key");
-        Failure::input("release.key_not_public", message)
-            .help("give the path of a .pub file, relative to this file, or its 64 hexadecimal digits")
+        let digits = text.chars().all(|c| c.is_ascii_hexdigit());
+        let message = match digits {
+            true => format!("{text:?} is not the text of a public key, which has 64 hexadecimal digits"),
+            false => format!("the public key {} is missing: there is no such file", path.display()),
+        };
+        Failure::input("release.key_not_public", message).help(
+            "give the path of a .pub file that `overseer release keygen` has made, relative to this file, or \
+             its 64 hexadecimal digits",
+        )
     })
 }

@@ -27,6 +27,12 @@ fn the_example_is_a_configuration_and_says_the_defaults() {
     let (plain, said) = (&config.fleets[&name], &said.fleets[&name]);
     assert_eq!(plain.differences(said), ["environment"]);
     assert_eq!(plain.labors, said.labors);
+    // Those that are only examples can be said, but for the certificate in place of the names.
+    let examples =
+        EXAMPLE.replace("#   control_cert", "# control_cert").replace("#   control_key", "# control_key");
+    let server = parse(&examples.replace("#   ", "")).unwrap().server;
+    assert_eq!(server.differences(&config.server).len(), 7, "{server:?}");
+    assert_eq!(config.server, ServerConfig::default());
 }
 
 #[test]

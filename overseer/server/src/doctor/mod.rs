@@ -109,7 +109,7 @@ fn text(checks: &[Check], target: Target) -> String {
             Cell::plain(check.needed_for),
         ]);
     }
-    let mut text = render(&rows, 80, &[(2, 24), (3, 8)], target);
+    let mut text = render(&rows, target.width(), &[(2, 24), (3, 8)], target);
     let advice: Vec<_> = checks.iter().filter_map(|c| Some((c, c.advice.as_ref()?))).collect();
     if !advice.is_empty() {
         text.push('\n');

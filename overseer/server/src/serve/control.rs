@@ -18,7 +18,7 @@ use tonic::transport::server::Server as Transport;
 use tonic::transport::{Identity, ServerTlsConfig};
 
 use crate::api::CONNECTIONS;
-use crate::config::ServerConfig;
+use crate::config::{IdentityFiles, ServerConfig};
 use crate::exit::Exit;
 use crate::failure::Failure;
 
@@ -78,14 +78,7 @@ impl ControlTcp {
                 .help("choose another `control` in [server], or stop who listens there")
         })?;
         let shown = match &config.control_identity {
-            Some(files) => {
-                let identity = read(&files.certificate, &files.key)?;
-                let tls = ServerTlsConfig::new().identity(identity.clone());
-                Transport::builder()
-                    .tls_config(tls)
-                    .map_err(|error| unusable(&files.certificate, &overseer_protocol::error_text(&error)))?;
-                Shown::Files(identity)
-            }
+            Some(files) => Shown::Files(identity(files)?),
             None => {
                 // A name that cannot be is said at the start.
                 own(config, address, plane)?;
@@ -145,6 +138,20 @@ fn host_name() -> Option<String> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
     // One that no certificate can carry is of no use.
     (!name.is_empty() && name.len() <= 253 && name.chars().all(good)).then_some(name)
+}
+
+/// A certificate and its key, which TLS takes together.
+///
+/// # Errors
+/// `serve.control_certificate`.
+pub(super) fn identity(files: &IdentityFiles) -> Result<Identity, Failure> {
+    let identity = read(&files.certificate, &files.key)?;
+    let tls = ServerTlsConfig::new().identity(identity.clone());
+    Transport::builder().tls_config(tls).map_err(|error| {
+        let why = format!("with {}: {}", files.key.display(), overseer_protocol::error_text(&error));
+        unusable(&files.certificate, &why)
+    })?;
+    Ok(identity)
 }
 
 fn read(certificate: &Path, key: &Path) -> Result<Identity, Failure> {

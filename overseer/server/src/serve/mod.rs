@@ -1,5 +1,6 @@
 //! `overseer serve`: fleets that are kept, and a control API to ask for them.
 
+mod check;
 pub(crate) mod configured;
 pub(crate) mod control;
 pub(crate) mod desired;
@@ -15,16 +16,15 @@ pub(crate) mod server;
 pub(crate) mod slot;
 mod socket;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use overseer::FleetName;
-use serde::Serialize;
 
 use crate::config::{self, Config, Plan};
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::output::{self, Target};
+use crate::output::Target;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -35,8 +35,9 @@ Examples:
 Signals: SIGTERM and SIGINT stop the server in good order, a second one at once; SIGHUP reads the
 configuration again, as `overseer reload` does.
 
-Exit codes: 0 stopped in good order, 2 a mistake in the configuration or another server is
-running, 3 a fault of the machinery.";
+Exit codes: 0 stopped in good order; 2 something has to be put right first: a mistake in the
+configuration, another server that runs, an address or a directory that cannot be used, a store that is
+damaged or of a newer Overseer; 3 a fault, such as a full disk, after which it may be started again.";
 
 /// Serves fleets: keeps their labors running, and answers `overseer fleet`, `call` and `logs`
 #[derive(Debug, Args)]
@@ -57,22 +58,6 @@ pub(crate) struct ServeArgs {
     /// Print one JSON document: once it serves, or once it is checked
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-/// `serve --check --json`.
-#[derive(Serialize)]
-struct Checked<'a> {
-    ok: bool,
-    config: &'a Path,
-    fleets: Vec<CheckedFleet>,
-}
-
-#[derive(Serialize)]
-struct CheckedFleet {
-    fleet: String,
-    release: String,
-    release_id: String,
-    labors: u32,
 }
 
 /// What a server is started from.
@@ -101,18 +86,23 @@ pub(crate) fn run(args: ServeArgs) -> Result<Exit, Failure> {
     let config_path = std::path::absolute(&shown).unwrap_or_else(|_| shown.clone());
     let config = Config::read(&shown)?;
     if args.check {
-        checked(&shown, &config.plan()?, args.json);
-        return Ok(Exit::Passed);
+        return check::run(&shown, &config.plan()?, args.data, args.json);
     }
     let (plan, faults) = config.plan_what_can_be()?;
-    let data = args.data.or_else(|| plan.server.data.clone()).or_else(places::data_directory);
+    let (data, socket) = placed(&plan, args.data)?;
+    run::serve(Start { config_path, plan, faults, data, socket, json: args.json })
+}
+
+/// The data directory and the socket of a server.
+fn placed(plan: &Plan, data: Option<PathBuf>) -> Result<(PathBuf, PathBuf), Failure> {
+    let data = data.or_else(|| plan.server.data.clone()).or_else(places::data_directory);
     let data = data.ok_or_else(|| {
         Failure::input("serve.data", "there is no place for the data directory")
             .help("give --data DIR, or `data` in [server]")
     })?;
     let data = std::path::absolute(&data).unwrap_or(data);
     let socket = plan.server.socket.clone().unwrap_or_else(|| places::socket(&data));
-    run::serve(Start { config_path, plan, faults, data, socket, json: args.json })
+    Ok((data, socket))
 }
 
 fn find_configuration() -> Result<PathBuf, Failure> {
@@ -123,23 +113,4 @@ fn find_configuration() -> Result<PathBuf, Failure> {
     let looked: Vec<_> = places.iter().map(|path| path.display().to_string()).collect();
     Err(Failure::input("serve.no_config", format!("there is no configuration: no {}", looked.join(", no ")))
         .help("write one with `overseer serve --example > overseer.toml`, or give --config FILE"))
-}
-
-fn checked(path: &Path, plan: &Plan, json: bool) {
-    let fleets: Vec<_> = plan.fleets.values().collect();
-    if json {
-        let fleets = fleets.iter().map(|fleet| CheckedFleet {
-            fleet: fleet.config.name.to_string(),
-            release: fleet.release_name(),
-            release_id: fleet.release.id().to_string(),
-            labors: fleet.config.labors,
-        });
-        return output::json(&Checked { ok: true, config: path, fleets: fleets.collect() });
-    }
-    let none = if fleets.is_empty() { ", and has no fleet" } else { "" };
-    Target::Stdout.write(&format!("{} is good{none}\n", path.display()));
-    for fleet in fleets {
-        let labors = reload::labors(fleet.config.labors as usize);
-        Target::Stdout.write(&format!("  {}: {labors} of {}\n", fleet.config.name, fleet.release_name()));
-    }
 }

@@ -21,6 +21,7 @@ use crate::audit::log::AuditLog;
 use crate::audit::record;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::opening::cannot_start;
 use crate::otlp::{Collector, Exporting};
 use crate::output::{self, Target};
 
@@ -68,10 +69,7 @@ async fn start_and_stop(start: Start) -> Result<Exit, Failure> {
     if let Some(address) = plan.server.listen {
         builder = builder.listen(address);
     }
-    let plane = builder.start().await.map_err(|error| {
-        let text = format!("the server did not start: {error}");
-        Failure::told(Exit::Fault, error.code(), &text)
-    })?;
+    let plane = builder.start().await.map_err(|error| cannot_start(&data, &error))?;
     let (_control, listener) = ControlSocket::bind(&socket)?;
     let tcp = ControlTcp::bind(&plan.server, &plane).await?;
     let access = open_access(&plane).await?;

@@ -12,7 +12,6 @@ use crate::table::{Cell, render};
 
 /// Problems that are shown to people.
 const SHOWN: usize = 20;
-const WIDTH: usize = 80;
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -61,7 +60,7 @@ fn describe(data: &DataDir, report: &Report, schema: u64) -> String {
         .filter(|(_, count)| **count > 0)
         .map(|(kind, count)| vec![Cell::plain(*kind), Cell::plain(count.to_string())])
         .collect();
-    let mut text = render(&rows, WIDTH, &[(0, 8)], Target::Stdout);
+    let mut text = render(&rows, Target::Stdout.width(), &[(0, 8)], Target::Stdout);
     for problem in report.problems.iter().take(SHOWN) {
         let kind = Target::Stdout.style(&Style::new().red(), problem.kind);
         text.push_str(&format!("{kind}: {}\n    {}\n    {}\n", problem.key, problem.what, problem.help));

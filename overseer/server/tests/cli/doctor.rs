@@ -10,8 +10,8 @@ fn the_doctor_says_what_is_here() {
     assert_eq!(git["status"], "ok");
     let text = world.overseer(["doctor"]).exits(0).stdout;
     assert!(text.contains("can run here"), "{text}");
-    let table = text.split("\n\n").next().unwrap();
-    assert!(table.lines().all(|line| line.chars().count() <= 80), "{text}");
+    // Not on a terminal: it is all there.
+    assert!(checks.iter().all(|check| text.contains(check["needed_for"].as_str().unwrap())), "{text}");
 }
 
 #[test]

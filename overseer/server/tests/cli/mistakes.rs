@@ -112,6 +112,14 @@ fn an_output_that_cannot_be_written_is_said_and_is_no_success() {
 }
 
 #[test]
+fn a_path_in_an_error_is_in_one_piece() {
+    let world = World::new();
+    let path = format!("some-where/{}.release", "far-away/".repeat(30));
+    let ran = world.overseer(["release", "inspect", &path]).exits(2);
+    assert!(ran.stderr.contains(&path), "{}", ran.stderr);
+}
+
+#[test]
 fn places_that_take_no_artifacts_are_refused_before_anything_is_built() {
     let world = World::new();
     let repository = world.with_build_file("[jobs.a]\nsteps = [\"touch $HOME/ran\"]\n");

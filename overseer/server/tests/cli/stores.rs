@@ -89,7 +89,7 @@ fn what_was_exported_is_imported_into_a_new_place_only() {
 
 fn serve(world: &World) -> Value {
     fs::write(world.path("overseer.toml"), "[server]\ndata = \"data\"\nsocket = \"run/s\"\n").unwrap();
-    world.overseer(["serve", "--json"]).document()
+    world.overseer(["serve", "--json"]).exits(2).document()
 }
 
 /// What is damaged is told in the same way by the check and by a server, and left as it was.
@@ -129,6 +129,12 @@ fn a_damaged_store_is_named_by_the_check_and_by_a_server() {
     }
     fs::write(&file, good).unwrap();
     check(&world, 0);
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    for document in [check(&world, 2), serve(&world)] {
+        assert_eq!(document["code"], "store.damaged", "{document}");
+        assert!(document["message"].as_str().unwrap().contains("it is a directory"), "{document}");
+    }
 }
 
 #[test]

@@ -238,20 +238,35 @@ fn a_token_file_must_be_private_and_a_certificate_of_ones_own_is_used() {
     let keys = "control = \"127.0.0.1:0\"\ncontrol_cert = \"c.pem\"\ncontrol_key = \"c.key\"";
     world.configure(keys, &[]);
     fs::set_permissions(world.path("c.key"), fs::Permissions::from_mode(0o644)).unwrap();
-    let open = world.overseer(["serve", "--json"]).exits(2).document();
-    assert_eq!(open["code"], "serve.control_certificate");
-    assert!(open["help"].as_str().unwrap().contains("chmod 600"), "{open}");
+    let refused = |args: &[&str]| {
+        let refused = world.overseer(args).exits(2).document();
+        assert_eq!(refused["code"], "serve.control_certificate", "{args:?}");
+        refused
+    };
+    let (checked, served) = (["serve", "--check", "--json"], ["serve", "--json"]);
+    for args in [&checked[..], &served[..]] {
+        let open = refused(args);
+        assert!(open["help"].as_str().unwrap().contains("chmod 600"), "{open}");
+    }
     fs::set_permissions(world.path("c.key"), fs::Permissions::from_mode(0o600)).unwrap();
     // Not of this certificate.
     fs::write(world.path("c.key"), crate::remote::authority().1.1).unwrap();
-    let other = world.overseer(["serve", "--json"]).exits(2).document();
-    assert_eq!(other["code"], "serve.control_certificate");
+    for args in [&checked[..], &served[..]] {
+        refused(args);
+    }
+    fs::remove_file(world.path("c.pem")).unwrap();
+    assert!(refused(&checked)["message"].as_str().unwrap().contains("c.pem"));
+    fs::write(world.path("c.pem"), &leaf.0).unwrap();
     fs::write(world.path("c.key"), &leaf.1).unwrap();
+    world.overseer(checked).exits(0);
     let serving = world.serve();
     let remote = Remote::with_authority(&world, "server-ca.pem");
     let made = world.ask(["token", "new", "--role", "admin", "--name", "anna", "--out", "token"]);
     assert!(made["token"].is_null() && made["file"] == "token", "{made}");
     let token = fs::read_to_string(world.path("token")).unwrap().trim().to_owned();
+    let nowhere = ["token", "new", "--role", "viewer", "--name", "x", "--fleet", "nope"];
+    let nowhere = world.overseer(nowhere).exits(0).stderr;
+    assert!(nowhere.contains("there is no fleet nope") && nowhere.contains("in 90 days"), "{nowhere}");
     let again =
         world.overseer(["token", "new", "--role", "admin", "--name", "x", "--out", "token", "--json"]);
     assert_eq!(again.exits(2).document()["code"], "token.out");

@@ -66,6 +66,10 @@ fn each_way_to_fail_has_its_code_and_its_exit() {
         let message = error["message"].as_str().unwrap();
         assert!(ran.stderr.contains(code) && !message.is_empty(), "{}", ran.stderr);
     }
+    for command in [&["call", &a, "echo", "--run", "-1s"][..], &["submit", &a, "echo", "--queue", "-1s"]] {
+        let refused = world.overseer(command).exits(2).stderr;
+        assert!(refused.contains("a time is not below zero"), "{refused}");
+    }
     serving.stop();
 }
 

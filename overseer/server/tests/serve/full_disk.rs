@@ -55,6 +55,8 @@ fn what_runs_goes_on_what_is_new_is_refused_and_room_ends_it() {
     assert!(is_in_trouble(&world, "store"));
     let store = troubles(&world).into_iter().find(|trouble| trouble["part"] == "store").unwrap();
     assert_eq!(store["file_system"], place, "{store}");
+    // The amounts are in one place, and are those of now.
+    assert_eq!(store["reason"], "the disk is full", "{store}");
     assert!(store["needed"].as_u64() > store["free"].as_u64() && store["since_ms"].as_u64() > Some(0));
     let text = world.overseer(["status"]).exits(0).stdout;
     assert!(text.contains("read-only") && text.contains("make room"), "{text}");

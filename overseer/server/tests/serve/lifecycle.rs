@@ -58,6 +58,7 @@ fn a_fleet_is_kept_called_watched_drained_and_started_again() {
     world.wait_ready("web", 1);
     let full = world.overseer(["fleet", "start", &web, "--labors", "5", "--json"]).exits(2).document();
     assert_eq!(full["code"], "fleet.too_many");
+    assert!(full["help"].as_str().unwrap().contains("max_labors"), "{full}");
 
     let stopped = world.ask(["fleet", "stop", &web]);
     assert_eq!((&stopped["state"], &stopped["by_hand"]), (&"stopped".into(), &true.into()));

@@ -13,6 +13,7 @@ mod full_disk;
 mod joins;
 mod lifecycle;
 mod mistakes;
+mod quick_start;
 #[path = "../shared/ran.rs"]
 mod ran;
 mod reconcile;

@@ -46,7 +46,7 @@ fn a_second_server_is_refused() {
     let world = World::new();
     world.configure("on_stop = \"end\"", &[]);
     let serving = world.serve();
-    let same = world.overseer(["serve", "--json"]).exits(3).document();
+    let same = world.overseer(["serve", "--json"]).exits(2).document();
     assert_eq!(same["code"], "store.in_use");
     assert!(same["message"].as_str().unwrap().contains("in use by another process"), "{same}");
     assert!(same["help"].as_str().unwrap().contains("another data directory"), "{same}");
@@ -107,8 +107,10 @@ fn a_socket_directory_of_others_is_refused() {
     world.configure("socket = \"open/control.sock\"", &[]);
     fs::create_dir(world.path("open")).unwrap();
     fs::set_permissions(world.path("open"), fs::Permissions::from_mode(0o755)).unwrap();
-    let refused = world.overseer(["serve", "--json"]).exits(2).document();
-    assert_eq!(refused["code"], "serve.socket_directory");
+    for args in [&["serve", "--check", "--json"][..], &["serve", "--json"]] {
+        let refused = world.overseer(args).exits(2).document();
+        assert_eq!(refused["code"], "serve.socket_directory", "{args:?}");
+    }
     fs::set_permissions(world.path("open"), fs::Permissions::from_mode(0o700)).unwrap();
     let mut serving = Serving::start(world.command(["serve", "--json"]));
     let ready: serde_json::Value = serde_json::from_str(&serving.wait_for("\"ready\"")).unwrap();

@@ -1,9 +1,13 @@
 //! `overseer submit` and `overseer task`: tasks that outlive who gives them, and the server.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::process::Stdio;
 
 use rustix::process::Signal;
 
+use crate::ran::Ran;
 use crate::world::{LONG, Serving, World, eventually};
 
 const END: &str = "on_stop = \"end\"";
@@ -258,7 +262,60 @@ fn the_logs_of_a_task_are_those_of_its_newest_attempt() {
     assert_eq!(named.stdout.len(), 3000);
     let silent = submit(&world, &[&a, "echo", "1"]);
     world.ask(["task", "attach", &silent]);
-    let none = world.overseer(["logs", &silent, "--json"]).exits(2).document();
-    assert_eq!(none["code"], "logs.none");
+    for args in [&["logs", &silent][..], &["logs", &silent, "--follow"]] {
+        let none = world.overseer(args).exits(0);
+        assert!(none.stdout.is_empty() && none.stderr.contains("has written nothing"), "{}", none.stderr);
+    }
+    let named = ["logs", &silent, "--attempt", "1", "--stream", "step", "--follow", "--json"];
+    assert_eq!(world.overseer(named).exits(2).document()["code"], "logs.none");
+    serving.stop();
+}
+
+#[test]
+fn the_id_of_a_task_is_not_lost_with_the_output_or_the_connection() {
+    let world = World::new();
+    world.configure(END, &[("a", "labors = 0")]);
+    let serving = world.serve();
+    let a = world.fleet("a");
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let ran = Ran::of(world.command(["submit", &a, "echo", "1"]).stdout(full).output().unwrap()).exits(3);
+    assert!(ran.stderr.contains("task.output"), "{}", ran.stderr);
+    let listed = world.ask(["task", "list", &a]);
+    let task = listed["tasks"][0]["task"].as_str().unwrap();
+    assert!(ran.stderr.contains(task), "{task}: {}", ran.stderr);
+    serving.stop();
+    // One that takes the request and goes away.
+    let socket = world.path("gone.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let gone = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        // The client's preface; a frame of settings answers it, so that it asks.
+        stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).unwrap();
+        stream.read_exact(&mut [0; 24]).unwrap();
+    });
+    let socket = socket.to_str().unwrap();
+    let ran = world.overseer(["submit", &a, "echo", "1", "--server", socket, "--json"]).exits(3);
+    gone.join().unwrap();
+    let error = ran.document();
+    assert_eq!(error["code"], "server.connection");
+    let help = error["help"].as_str().unwrap();
+    assert!(help.contains(&format!("overseer task list {a}")) && help.contains("--key"), "{help}");
+}
+
+#[test]
+fn who_follows_a_task_that_has_not_begun_waits_for_its_log() {
+    let world = World::new();
+    world.configure(END, &[("a", "labors = 0")]);
+    let serving = world.serve();
+    let a = world.fleet("a");
+    let task = submit(&world, &[&a, "log", "3000"]);
+    let none = world.overseer(["logs", &task, "--json"]).exits(2).document();
+    assert!(none["help"].as_str().unwrap().contains("--follow"), "{none}");
+    let mut follows = world.command(["logs", &task, "--follow"]);
+    let follows = follows.stdout(Stdio::piped()).spawn().unwrap();
+    world.ask(["fleet", "start", &a, "--labors", "1"]);
+    let followed = follows.wait_with_output().unwrap();
+    assert!(followed.status.success());
+    assert_eq!(followed.stdout, "l".repeat(3000).into_bytes());
     serving.stop();
 }

@@ -14,7 +14,9 @@ fn lose_power(world: &World, serving: crate::world::Serving) {
     let mut serving = serving;
     serving.end();
     eventually("no node is left", || {
-        world.nodes().into_iter().for_each(|pid| drop(kill_process(pid, Signal::KILL)));
+        for pid in world.nodes() {
+            let _ = kill_process(pid, Signal::KILL);
+        }
         world.nodes().is_empty()
     });
 }

@@ -59,6 +59,9 @@ impl Place {
         match OpenOptions::new().read(true).write(true).open(&self.path) {
             Ok(file) => self.open_existing(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.create(),
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                Err(self.damaged("it is a directory, not a file".into()))
+            }
             Err(error) => Err(self.not_writable(&error)),
         }
     }
@@ -79,8 +82,8 @@ impl Place {
         let needed = Self::needed(bytes);
         let Some(free) = condition::free(directory).filter(|free| *free < needed) else { return Ok(()) };
         let place = condition::file_system(directory);
-        let place = place.display();
-        let reason = format!("the disk is full: on {place} {free} bytes are free, {needed} are needed");
+        let (place, free, needed) = (place.display(), condition::bytes(free), condition::bytes(needed));
+        let reason = format!("{}: on {place} {free} are free, {needed} are needed", condition::FULL);
         Err(StoreError::NotWritable { path: self.name(), reason })
     }
 

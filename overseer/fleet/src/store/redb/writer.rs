@@ -10,7 +10,7 @@ use super::file::Place;
 use super::leases::Leases;
 use super::queue::{Queue, Queued, Request, Work};
 use super::tables::{State, Tables};
-use crate::condition::{Condition, Part};
+use crate::condition::{self, Condition, Part};
 use crate::metrics::{StoreMetrics, one};
 use crate::store::{Clock, LeaseId, MAX_TRANSACTION_BYTES, Outcome, Revision, StoreError};
 
@@ -134,6 +134,10 @@ impl Writer {
             Ok(_) => {}
             Err(error) => {
                 let reason = match error {
+                    // The amounts are told beside it, as they are by then.
+                    StoreError::NotWritable { reason, .. } if reason.starts_with(condition::FULL) => {
+                        condition::FULL.to_owned()
+                    }
                     StoreError::NotWritable { reason, .. } | StoreError::Uncertain { reason, .. } => {
                         reason.clone()
                     }

@@ -28,7 +28,7 @@ pub(in crate::client) struct InviteArgs {
     #[arg(value_name = "FLEET")]
     name: String,
     /// How long the machine may take to join; at most 7d
-    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = crate::client::time, allow_hyphen_values = true)]
     ttl: Duration,
     /// Where the machine reaches this server, if not at the address that it listens on; may be given
     /// often, and is tried in that order

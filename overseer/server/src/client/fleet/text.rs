@@ -8,11 +8,8 @@ use super::{CauseDocument, EventDocument, FleetDocument, Shown};
 use crate::output::Target;
 use crate::table::{Cell, render};
 
-/// Widest line.
-pub(in crate::client) const WIDTH: usize = 80;
-
-/// All fleets, a line each.
-pub(in crate::client) fn fleet_table(fleets: &[FleetDocument]) -> String {
+/// All fleets, a line each of at most `width` columns.
+pub(in crate::client) fn fleet_table(fleets: &[FleetDocument], width: usize) -> String {
     if fleets.is_empty() {
         return "no fleets; add one to the configuration and run `overseer reload`\n".to_owned();
     }
@@ -32,12 +29,12 @@ pub(in crate::client) fn fleet_table(fleets: &[FleetDocument]) -> String {
             Cell::plain(notes(fleet)),
         ]);
     }
-    render(&rows, WIDTH, &[(5, 8), (4, 10), (0, 12)], Target::Stdout)
+    render(&rows, width, &[(5, 8), (4, 10), (0, 12)], Target::Stdout)
 }
 
-/// One fleet and its labors.
+/// One fleet and its labors; nothing of it is cut.
 pub(super) fn show(shown: &Shown) -> String {
-    let mut text = fleet_table(std::slice::from_ref(&shown.fleet));
+    let mut text = fleet_table(std::slice::from_ref(&shown.fleet), usize::MAX);
     if let Some(cause) = &shown.fleet.given_up {
         let missing = shown.fleet.wanted.saturating_sub(shown.fleet.labors);
         let name = &shown.fleet.name;
@@ -68,8 +65,7 @@ pub(super) fn show(shown: &Shown) -> String {
     if labors.iter().all(|labor| !labor.invited) {
         rows.iter_mut().for_each(|row| drop(row.remove(5)));
     }
-    let last = rows[0].len() - 1;
-    text.push_str(&render(&rows, WIDTH, &[(last, 4)], Target::Stdout));
+    text.push_str(&render(&rows, usize::MAX, &[], Target::Stdout));
     text
 }
 
@@ -89,8 +85,8 @@ pub(super) fn done(shown: &Shown) -> String {
     text
 }
 
-/// One event, a line.
-pub(super) fn event(event: &EventDocument) -> String {
+/// One event, a line of at most `width` columns.
+pub(super) fn event(event: &EventDocument, width: usize) -> String {
     match event {
         EventDocument::Labor { labor, generation, state, cause, at_ms, .. } => {
             let time = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(*at_ms));
@@ -99,7 +95,7 @@ pub(super) fn event(event: &EventDocument) -> String {
             let time = time.get(11..23).unwrap_or(&time);
             let why = why(cause.as_ref());
             let line = format!("{time}  {labor} {generation:>2}  {state:<11}  {why}");
-            let cut = console::truncate_str(line.trim_end(), WIDTH, "…");
+            let cut = console::truncate_str(line.trim_end(), width, "…");
             format!("{cut}\n")
         }
         EventDocument::Lost { events } => format!("[{events} events are missing here]\n"),
@@ -168,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_is_wider_than_a_terminal() {
+    fn lists_fit_a_terminal_and_one_fleet_is_whole() {
         let cause = || Some(CauseDocument { code: "exited".into(), text: "x".repeat(200) });
         let id = format!("l-{}", "0".repeat(26));
         let labor = LaborDocument {
@@ -191,10 +187,12 @@ mod tests {
             cause: cause(),
             at_ms: 1_700_000_000_123,
         };
-        let text = format!("{}{}", show(&shown), event(&happened));
+        let text = format!("{}{}", fleet_table(std::slice::from_ref(&shown.fleet), 80), event(&happened, 80));
         for line in text.lines() {
-            assert!(measure_text_width(line) <= WIDTH, "{line}");
+            assert!(measure_text_width(line) <= 80, "{line}");
         }
+        assert!(show(&shown).contains(&"x".repeat(200)));
+        assert!(event(&happened, usize::MAX).contains(&"x".repeat(200)));
         assert!(text.contains("22:13:20.123  l-"), "{text}");
         assert!(done(&shown).ends_with("is running; 1 labor started; 2 labors drain\n"));
     }

@@ -3,7 +3,7 @@
 use console::Style;
 
 use super::document::TaskDocument;
-use crate::client::fleet::{WIDTH, age, header, why};
+use crate::client::fleet::{age, header, why};
 use crate::output::Target;
 use crate::table::{Cell, render};
 
@@ -16,8 +16,8 @@ fn state(task: &TaskDocument) -> Cell {
     Cell::styled(task.state, style)
 }
 
-/// Tasks, a line each.
-pub(super) fn list(tasks: &[TaskDocument]) -> String {
+/// Tasks, a line each of at most `width` columns.
+pub(super) fn list(tasks: &[TaskDocument], width: usize) -> String {
     if tasks.is_empty() {
         return "no tasks\n".to_owned();
     }
@@ -32,10 +32,10 @@ pub(super) fn list(tasks: &[TaskDocument]) -> String {
             Cell::plain(why(task.failure.as_ref())),
         ]);
     }
-    render(&rows, WIDTH, &[(5, 8), (4, 6)], Target::Stdout)
+    render(&rows, width, &[(5, 8), (4, 6)], Target::Stdout)
 }
 
-/// One task and how its attempts ended.
+/// One task and how its attempts ended; nothing of it is cut.
 pub(super) fn show(task: &TaskDocument) -> String {
     let retry = match (task.retry.on_loss, task.retry.times) {
         (false, 0) => "never".to_owned(),
@@ -71,7 +71,7 @@ pub(super) fn show(task: &TaskDocument) -> String {
     }
     let row = |(name, text)| vec![Cell::styled(name, Style::new().dim()), Cell::plain(text)];
     let rows: Vec<_> = lines.into_iter().map(row).collect();
-    let mut text = render(&rows, WIDTH, &[(1, 8)], Target::Stdout);
+    let mut text = render(&rows, usize::MAX, &[], Target::Stdout);
     if !task.past.is_empty() {
         let mut rows = vec![header(&["try", "labor", "ended", "why"])];
         for past in &task.past {
@@ -83,7 +83,7 @@ pub(super) fn show(task: &TaskDocument) -> String {
             ]);
         }
         text.push('\n');
-        text.push_str(&render(&rows, WIDTH, &[(3, 8)], Target::Stdout));
+        text.push_str(&render(&rows, usize::MAX, &[], Target::Stdout));
     }
     text
 }
@@ -109,7 +109,7 @@ mod tests {
     use crate::api::proto;
 
     #[test]
-    fn no_line_is_wider_than_a_terminal() {
+    fn a_list_fits_a_terminal_and_one_task_is_whole() {
         let cause = || Some(proto::Cause { code: "task.answered".into(), text: "x\ny".repeat(100) });
         let past = proto::PastAttempt {
             attempt: 12,
@@ -129,9 +129,12 @@ mod tests {
         };
         task.set_state(proto::TaskState::Failed);
         let task = TaskDocument::from(task);
-        let text = format!("{}{}{}", list(std::slice::from_ref(&task)), show(&task), cancelled(&task));
+        let text = format!("{}{}", list(std::slice::from_ref(&task), 80), cancelled(&task));
         for line in text.lines() {
-            assert!(measure_text_width(line) <= WIDTH, "{line}");
+            assert!(measure_text_width(line) <= 80, "{line}");
         }
+        let why = "x y".repeat(100);
+        assert_eq!(show(&task).matches(&why).count(), 2);
+        assert!(list(std::slice::from_ref(&task), usize::MAX).contains(&why));
     }
 }

@@ -1,0 +1,61 @@
+//! `overseer serve --check`.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::{control, reload, socket};
+use crate::config::Plan;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::{self, Target};
+
+/// `serve --check --json`.
+#[derive(Serialize)]
+struct Checked<'a> {
+    ok: bool,
+    config: &'a Path,
+    fleets: Vec<CheckedFleet>,
+}
+
+#[derive(Serialize)]
+struct CheckedFleet {
+    fleet: String,
+    release: String,
+    release_id: String,
+    labors: u32,
+}
+
+/// Looks at all that a server would use, changes nothing, and says what it would serve.
+///
+/// # Errors
+/// What `overseer serve` would say: `serve.socket_directory`, `serve.socket`,
+/// `serve.control_certificate`, `serve.data`.
+pub(super) fn run(path: &Path, plan: &Plan, data: Option<PathBuf>, json: bool) -> Result<Exit, Failure> {
+    let (_data, socket) = super::placed(plan, data)?;
+    socket::check(&socket)?;
+    if let Some(files) = &plan.server.control_identity {
+        control::identity(files)?;
+    }
+    say(path, plan, json);
+    Ok(Exit::Passed)
+}
+
+fn say(path: &Path, plan: &Plan, json: bool) {
+    let fleets: Vec<_> = plan.fleets.values().collect();
+    if json {
+        let fleets = fleets.iter().map(|fleet| CheckedFleet {
+            fleet: fleet.config.name.to_string(),
+            release: fleet.release_name(),
+            release_id: fleet.release.id().to_string(),
+            labors: fleet.config.labors,
+        });
+        return output::json(&Checked { ok: true, config: path, fleets: fleets.collect() });
+    }
+    let none = if fleets.is_empty() { ", and has no fleet" } else { "" };
+    Target::Stdout.write(&format!("{} is good{none}\n", path.display()));
+    for fleet in fleets {
+        let labors = reload::labors(fleet.config.labors as usize);
+        Target::Stdout.write(&format!("  {}: {labors} of {}\n", fleet.config.name, fleet.release_name()));
+    }
+}
