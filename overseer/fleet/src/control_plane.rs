@@ -22,13 +22,14 @@ use crate::blobs::{BlobError, Blobs};
 use crate::claims::Claims;
 use crate::clock;
 use crate::condition::Condition;
-use crate::data_dir::{DataDir, DataDirError};
+use crate::data_dir::{DataDir, DataDirError, LOGS, PAYLOADS};
 use crate::fleet::{FleetHandle, FleetShared};
 use crate::gateway::{self, Listening};
 use crate::logs::Logs;
 use crate::metrics::{self, Page, PlaneMetrics};
 use crate::payload::Payloads;
 use crate::records::Records;
+use crate::release::KeptReleases;
 use crate::store::{Store, StoreError};
 use crate::sweep::Sweeper;
 use crate::trace::Tracer;
@@ -155,8 +156,8 @@ impl ControlPlaneBuilder {
             Some(directory) => DataDir::open(directory)?,
             None => DataDir::ephemeral()?,
         };
-        let payloads = Arc::new(Payloads::open(&data.path().join("payloads"), data.condition()).await?);
-        let logs = Arc::new(Logs::telling(&data.path().join("logs"), data.condition()));
+        let payloads = Arc::new(Payloads::open(&data.path().join(PAYLOADS), data.condition()).await?);
+        let logs = Arc::new(Logs::telling(&data.path().join(LOGS), data.condition()));
         let store: Arc<dyn Store> = match self.layer {
             Some(StoreLayer(layer)) => layer(data.store()),
             None => data.store(),
@@ -180,6 +181,7 @@ impl ControlPlaneBuilder {
             tracer: self.tracer,
             logs,
             claims,
+            releases: KeptReleases::new(data.path()),
             authorities: RwLock::new(Arc::new(authorities)),
             rotating: tokio::sync::Mutex::default(),
             listening,
@@ -233,6 +235,7 @@ struct Inner {
     metrics: PlaneMetrics,
     tracer: Option<Tracer>,
     claims: Claims,
+    releases: KeptReleases,
     authorities: RwLock<Arc<Authorities>>,
     /// One change of them at a time.
     rotating: tokio::sync::Mutex<()>,
@@ -354,6 +357,10 @@ impl ControlPlane {
 
     pub(crate) fn payloads(&self) -> Arc<Payloads> {
         Arc::clone(&self.inner.payloads)
+    }
+
+    pub(crate) fn releases(&self) -> &KeptReleases {
+        &self.inner.releases
     }
 
     pub(crate) fn claims(&self) -> &Claims {

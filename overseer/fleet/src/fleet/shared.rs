@@ -40,7 +40,7 @@ const WAITING_CALLS: usize = 65_536;
 pub(crate) struct FleetShared {
     pub(crate) name: FleetName,
     pub(crate) options: Options,
-    pub(crate) release: Option<Arc<Release>>,
+    pub(crate) release: Option<Release>,
     pub(crate) unsigned: bool,
     pub(crate) labors: RwLock<HashMap<LaborId, Arc<LaborShared>>>,
     pub(crate) ended: Mutex<VecDeque<Arc<LaborShared>>>,
@@ -75,7 +75,7 @@ impl FleetShared {
     pub(crate) fn new(
         name: FleetName,
         options: Options,
-        release: Option<Arc<Release>>,
+        release: Option<Release>,
         unsigned: bool,
         plane: &ControlPlane,
     ) -> Self {
