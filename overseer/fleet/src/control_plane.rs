@@ -315,8 +315,7 @@ impl ControlPlane {
     /// What it and its fleets have counted, and what there is right now. Takes no more than a look
     /// at each labor and each session.
     pub fn metrics(&self) -> Page {
-        let fleets: Vec<_> = self.inner.fleets.read().values().map(|r| Arc::clone(&r.shared)).collect();
-        metrics::collect(&self.inner.metrics, &fleets, &self.inner.data.store().metrics())
+        metrics::collect(&self.inner.metrics, &self.fleets(), &self.inner.data.store().metrics())
     }
 
     /// Where spans go, if anywhere.
@@ -382,7 +381,7 @@ impl ControlPlane {
     /// [`AuthorityError::BadName`], [`AuthorityError::Failed`].
     pub fn server_identity(&self, names: &[String]) -> Result<ServerIdentity, AuthorityError> {
         let (now, ttl) = clock::now_for_all(SERVER_CERTIFICATE);
-        self.authorities().listeners().server_identity(names, ttl, now)
+        self.authorities().clients().server_identity(names, ttl, now)
     }
 
     /// By what its nodes are told from those of others.
@@ -429,6 +428,11 @@ impl ControlPlane {
 
     pub(crate) fn fleet(&self, name: &FleetName) -> Option<FleetHandle> {
         self.inner.fleets.read().get(name).and_then(|registered| registered.fleet.clone())
+    }
+
+    /// What is shared of each fleet whose name is taken.
+    pub(crate) fn fleets(&self) -> Vec<Arc<FleetShared>> {
+        self.inner.fleets.read().values().map(|registered| Arc::clone(&registered.shared)).collect()
     }
 
     /// Takes the name of a fleet that is about to start. False when another one has it.
