@@ -219,15 +219,15 @@ fn has_store_or_nothing(path: &Path) -> Result<(), DataDirError> {
         return Ok(());
     }
     for part in [TASK_BLOBS, BLOBS, LOGS, PAYLOADS] {
-        if has_files(&path.join(part)).map_err(failed)? {
+        if has_bytes(&path.join(part)).map_err(failed)? {
             return Err(DataDirError::StoreLost { path: path.to_owned(), part });
         }
     }
     Ok(())
 }
 
-/// Whether anything but directories is below this path.
-fn has_files(path: &Path) -> io::Result<bool> {
+/// Whether a file with anything in it is below this path: a lock has nothing in it.
+fn has_bytes(path: &Path) -> io::Result<bool> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -235,7 +235,11 @@ fn has_files(path: &Path) -> io::Result<bool> {
     };
     for entry in entries {
         let entry = entry?;
-        if !entry.file_type()?.is_dir() || has_files(&entry.path())? {
+        let found = match entry.file_type()?.is_dir() {
+            true => has_bytes(&entry.path())?,
+            false => entry.metadata()?.len() > 0,
+        };
+        if found {
             return Ok(true);
         }
     }

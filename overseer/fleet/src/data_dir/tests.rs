@@ -66,6 +66,7 @@ fn one_that_has_lost_its_store_is_refused_and_left_alone() {
         fs::create_dir_all(directory.path().join(part).join("deep")).unwrap();
         drop(DataDir::open(directory.path()).unwrap());
         fs::remove_file(directory.path().join("store.redb")).unwrap();
+        fs::create_dir_all(directory.path().join(part).join("deep")).unwrap();
         fs::write(directory.path().join(part).join("deep/kept"), "x").unwrap();
         let lost = DataDir::open(directory.path()).unwrap_err();
         assert_eq!(lost.code(), "data_dir.store_lost", "{lost}");

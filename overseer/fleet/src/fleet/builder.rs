@@ -287,6 +287,7 @@ impl<H: Overseer> FleetBuilder<H> {
         match started {
             Ok((handler, _)) => {
                 let handler = Mailbox::new(handler, &handle.shared.metrics.callbacks);
+                tracing::info!(fleet = %handle.name(), "the fleet has started");
                 Ok(Fleet { handle, handler })
             }
             Err(error) => {

@@ -67,6 +67,10 @@ pub(crate) struct FleetShared {
     pub(crate) records: OnceLock<Arc<RecordWriter>>,
     /// What can be written.
     pub(crate) condition: Arc<Condition>,
+    /// Why the fleet has stopped, or is about to, where nobody has asked for that.
+    pub(crate) stopped_by: OnceLock<Cause>,
+    /// Cancelled when nothing of the fleet is left: all is stored, and its name is free.
+    pub(crate) over: CancellationToken,
     /// Cancelled when the fleet is left: nothing of its labors is taken in any more.
     pub(crate) left: CancellationToken,
 }
@@ -104,6 +108,8 @@ impl FleetShared {
             logs: plane.logs(),
             condition: plane.condition(),
             records: OnceLock::new(),
+            stopped_by: OnceLock::new(),
+            over: CancellationToken::new(),
             left: CancellationToken::new(),
         }
     }
@@ -332,12 +338,8 @@ impl FleetShared {
         }
         labor.pace.lock().enter(state, &self.metrics);
         let entry = labor.enter(life.generation, state, cause);
-        match &entry.cause {
-            Some(cause) => {
-                tracing::info!(labor = %life.labor, generation = life.generation.0, %state, %cause, "labor")
-            }
-            None => tracing::debug!(labor = %life.labor, generation = life.generation.0, %state, "labor"),
-        }
+        let cause = entry.cause.as_ref().map(tracing::field::display);
+        tracing::debug!(labor = %life.labor, generation = life.generation.0, %state, cause, "labor");
         let _ = self.events.send(entry);
     }
 }
