@@ -282,6 +282,7 @@ async fn owner(fleet: &FleetHandle, labor: &LaborShared, task: TaskId) -> Owner 
             Owner::Itself
         }
         Ok(_) => Owner::Another,
+        Err(_) if fleet.shared.labors.read().values().any(|other| other.owns(task)) => Owner::Another,
         Err(_) => Owner::Unknown,
     }
 }
