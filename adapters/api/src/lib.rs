@@ -10,6 +10,7 @@ pub mod contract;
 pub mod mock;
 mod over;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -209,6 +210,12 @@ pub trait Adapter: Send + Sync + 'static {
     /// sees no exit has nothing to do.
     async fn adopt(&self, nodes: &[Node]) {
         let _ = nodes;
+    }
+
+    /// Everything of this machine that may still use the directory that it was given, of whatever
+    /// fleet and Overseer. None where that cannot be said: then no directory is removed.
+    async fn at_work_here(&self) -> Option<BTreeSet<NodeKey>> {
+        None
     }
 
     /// The stream of notices for one fleet. Bounded: an adapter waits for room.

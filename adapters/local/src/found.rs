@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -23,10 +23,7 @@ pub(crate) const OWNER: &str = "OVERSEER_NODE_OWNER";
 /// When the system does not show its processes.
 pub(crate) fn nodes(fleet: &FleetName) -> io::Result<BTreeMap<NodeKey, Node>> {
     let mut found: BTreeMap<NodeKey, (bool, u32)> = BTreeMap::new();
-    for entry in fs::read_dir("/proc")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
+    for pid in processes()? {
         let Some(key) = mark(pid).filter(|key| key.fleet == *fleet) else { continue };
         let candidate = (!is_agent(pid), pid);
         found.entry(key).and_modify(|best| *best = (*best).min(candidate)).or_insert(candidate);
@@ -34,6 +31,22 @@ pub(crate) fn nodes(fleet: &FleetName) -> io::Result<BTreeMap<NodeKey, Node>> {
     let owner = |pid| variable(pid, OWNER).and_then(|owner| String::from_utf8(owner).ok());
     let node = |(key, (_, pid)): (NodeKey, (bool, u32))| (key.clone(), node(key, pid, owner(pid)));
     Ok(found.into_iter().map(node).collect())
+}
+
+/// Every node that has a process of this user.
+///
+/// # Errors
+/// When the system does not show its processes.
+pub(crate) fn marked() -> io::Result<BTreeSet<NodeKey>> {
+    Ok(processes()?.into_iter().filter_map(mark).collect())
+}
+
+fn processes() -> io::Result<Vec<u32>> {
+    let mut pids = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        pids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
+    }
+    Ok(pids)
 }
 
 /// The process id that a node is called by.

@@ -9,7 +9,7 @@ mod adopted;
 mod child;
 mod found;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -167,6 +167,12 @@ impl Adapter for Local {
                 nodes.running.insert(node.key.clone(), running);
             }
         }
+    }
+
+    async fn at_work_here(&self) -> Option<BTreeSet<NodeKey>> {
+        let marked = tokio::task::spawn_blocking(found::marked).await;
+        let marked = marked.map_err(std::io::Error::other).flatten();
+        marked.inspect_err(|error| tracing::debug!(%error, "/proc cannot be read")).ok()
     }
 
     fn notices(&self, fleet: &FleetName) -> mpsc::Receiver<Notice> {

@@ -1,3 +1,5 @@
+mod copy;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -6,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use overseer_protocol::ReleaseId;
 
+use self::copy::Stamp;
 use crate::chunk::StoredChunk;
 use crate::index::{Digest, Index, MAX_INDEX};
 use crate::key::Signature;
@@ -107,6 +110,12 @@ pub enum PackageError {
         /// What is wrong with it.
         refused: Refused,
     },
+    /// Somebody has written to it since it was opened.
+    #[error("{} has been changed since it was opened; open it again, and replace releases by `mv`, not in place", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file system failed.
     #[error("the package {}: {source}; check the path", path.display())]
     Io {
@@ -122,6 +131,7 @@ impl PackageError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Refused { refused, .. } => refused.code(),
+            Self::Changed { .. } => "release.changed",
             Self::Io { .. } => "release.package_io",
         }
     }
@@ -132,6 +142,8 @@ impl PackageError {
 pub struct Package {
     path: PathBuf,
     file: File,
+    /// Of the file before anything of it was read.
+    stamp: Stamp,
     id: ReleaseId,
     index_bytes: Vec<u8>,
     index: Index,
@@ -154,13 +166,18 @@ impl Package {
     /// # Errors
     /// No such file, or it is damaged.
     pub fn open(path: &Path) -> Result<Self, PackageError> {
+        let file = File::open(path).map_err(|source| PackageError::Io { path: path.to_owned(), source })?;
+        Self::read(file, path)
+    }
+
+    fn read(file: File, path: &Path) -> Result<Self, PackageError> {
         let refused = |refused| PackageError::Refused { path: path.to_owned(), refused };
         let io = |source: io::Error| match source.kind() {
             io::ErrorKind::UnexpectedEof => refused(damaged("it is cut short")),
             _ => PackageError::Io { path: path.to_owned(), source },
         };
-        let file = File::open(path).map_err(io)?;
-        let length = file.metadata().map_err(io)?.len();
+        let stamp = Stamp::of(&file).map_err(io)?;
+        let length = stamp.length;
         let mut header = [0; HEADER];
         file.read_exact_at(&mut header, 0).map_err(io)?;
         let layout = Layout::parse(&header).map_err(refused)?;
@@ -188,6 +205,7 @@ impl Package {
         Ok(Self {
             path: path.to_owned(),
             file,
+            stamp,
             id: ReleaseId::of_index(index_bytes),
             index_bytes: index_bytes.to_vec(),
             index,
@@ -227,7 +245,7 @@ impl Package {
     /// # Errors
     /// There is no such chunk, or the file cannot be read.
     pub fn read_chunk(&self, position: usize) -> Result<StoredChunk, PackageError> {
-        let io = |source| PackageError::Io { path: self.path.clone(), source };
+        let io = self.io();
         let stored = self.stored.get(position).ok_or_else(|| {
             let count = self.stored.len();
             io(io::Error::new(io::ErrorKind::NotFound, format!("no chunk {position}, it has {count}")))
@@ -235,6 +253,10 @@ impl Package {
         let mut data = vec![0; stored.length as usize];
         self.file.read_exact_at(&mut data, stored.offset).map_err(io)?;
         Ok(StoredChunk { zstd: stored.zstd, data })
+    }
+
+    fn io(&self) -> impl Fn(io::Error) -> PackageError {
+        |source| PackageError::Io { path: self.path.clone(), source }
     }
 
     /// [`verify`] of this package's index and signatures.

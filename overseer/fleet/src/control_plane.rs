@@ -22,13 +22,14 @@ use crate::blobs::{BlobError, Blobs};
 use crate::claims::Claims;
 use crate::clock;
 use crate::condition::Condition;
-use crate::data_dir::{DataDir, DataDirError};
+use crate::data_dir::{DataDir, DataDirError, LOGS, PAYLOADS};
 use crate::fleet::{FleetHandle, FleetShared};
 use crate::gateway::{self, Listening};
 use crate::logs::Logs;
 use crate::metrics::{self, Page, PlaneMetrics};
 use crate::payload::Payloads;
 use crate::records::Records;
+use crate::release::KeptReleases;
 use crate::store::{Store, StoreError};
 use crate::sweep::Sweeper;
 use crate::trace::Tracer;
@@ -155,8 +156,8 @@ impl ControlPlaneBuilder {
             Some(directory) => DataDir::open(directory)?,
             None => DataDir::ephemeral()?,
         };
-        let payloads = Arc::new(Payloads::open(&data.path().join("payloads"), data.condition()).await?);
-        let logs = Arc::new(Logs::telling(&data.path().join("logs"), data.condition()));
+        let payloads = Arc::new(Payloads::open(&data.path().join(PAYLOADS), data.condition()).await?);
+        let logs = Arc::new(Logs::telling(&data.path().join(LOGS), data.condition()));
         let store: Arc<dyn Store> = match self.layer {
             Some(StoreLayer(layer)) => layer(data.store()),
             None => data.store(),
@@ -180,6 +181,7 @@ impl ControlPlaneBuilder {
             tracer: self.tracer,
             logs,
             claims,
+            releases: KeptReleases::new(data.path()),
             authorities: RwLock::new(Arc::new(authorities)),
             rotating: tokio::sync::Mutex::default(),
             listening,
@@ -233,6 +235,7 @@ struct Inner {
     metrics: PlaneMetrics,
     tracer: Option<Tracer>,
     claims: Claims,
+    releases: KeptReleases,
     authorities: RwLock<Arc<Authorities>>,
     /// One change of them at a time.
     rotating: tokio::sync::Mutex<()>,
@@ -312,8 +315,7 @@ impl ControlPlane {
     /// What it and its fleets have counted, and what there is right now. Takes no more than a look
     /// at each labor and each session.
     pub fn metrics(&self) -> Page {
-        let fleets: Vec<_> = self.inner.fleets.read().values().map(|r| Arc::clone(&r.shared)).collect();
-        metrics::collect(&self.inner.metrics, &fleets, &self.inner.data.store().metrics())
+        metrics::collect(&self.inner.metrics, &self.fleets(), &self.inner.data.store().metrics())
     }
 
     /// Where spans go, if anywhere.
@@ -356,6 +358,10 @@ impl ControlPlane {
         Arc::clone(&self.inner.payloads)
     }
 
+    pub(crate) fn releases(&self) -> &KeptReleases {
+        &self.inner.releases
+    }
+
     pub(crate) fn claims(&self) -> &Claims {
         &self.inner.claims
     }
@@ -375,7 +381,7 @@ impl ControlPlane {
     /// [`AuthorityError::BadName`], [`AuthorityError::Failed`].
     pub fn server_identity(&self, names: &[String]) -> Result<ServerIdentity, AuthorityError> {
         let (now, ttl) = clock::now_for_all(SERVER_CERTIFICATE);
-        self.authorities().listeners().server_identity(names, ttl, now)
+        self.authorities().clients().server_identity(names, ttl, now)
     }
 
     /// By what its nodes are told from those of others.
@@ -422,6 +428,11 @@ impl ControlPlane {
 
     pub(crate) fn fleet(&self, name: &FleetName) -> Option<FleetHandle> {
         self.inner.fleets.read().get(name).and_then(|registered| registered.fleet.clone())
+    }
+
+    /// What is shared of each fleet whose name is taken.
+    pub(crate) fn fleets(&self) -> Vec<Arc<FleetShared>> {
+        self.inner.fleets.read().values().map(|registered| Arc::clone(&registered.shared)).collect()
     }
 
     /// Takes the name of a fleet that is about to start. False when another one has it.

@@ -16,6 +16,12 @@ use crate::condition::Condition;
 use crate::store::redb::Options;
 use crate::store::{Durability, RedbStore, StoreError};
 
+/// The file of [`DataDir::store`].
+const STORE: &str = "store.redb";
+/// Where a control plane keeps what tasks and plugin hosts write.
+pub(crate) const LOGS: &str = "logs";
+/// Where a control plane keeps large payloads of calls.
+pub(crate) const PAYLOADS: &str = "payloads";
 /// Where [`DataDir::task_blobs`] are.
 pub(crate) const TASK_BLOBS: &str = "task-blobs";
 /// Where [`DataDir::blobs`] are.
@@ -35,6 +41,14 @@ pub enum DataDirError {
     NoStore {
         /// The directory.
         path: PathBuf,
+    },
+    /// What servers have kept there is there still, but their store is not.
+    #[error("{} has lost its store: store.redb is not there, and {part}/ is not empty; put store.redb back, or move the directory away and import an export to its place (`overseer store import`); who has neither removes it or chooses another data directory", path.display())]
+    StoreLost {
+        /// The directory.
+        path: PathBuf,
+        /// What of it is there.
+        part: &'static str,
     },
     /// It belongs to somebody else, who could read or change what is in it.
     #[error("{} belongs to user {owner}, this process runs as user {us}; choose another data directory or run as its owner", path.display())]
@@ -76,6 +90,7 @@ impl DataDirError {
         match self {
             Self::NotADirectory { .. } => "data_dir.not_a_directory",
             Self::NoStore { .. } => "data_dir.no_store",
+            Self::StoreLost { .. } => "data_dir.store_lost",
             Self::ForeignOwner { .. } => "data_dir.foreign_owner",
             Self::OpenToOthers { .. } => "data_dir.open_to_others",
             Self::Io { .. } => "data_dir.io",
@@ -107,6 +122,7 @@ impl DataDir {
         let path = std::path::absolute(path.as_ref())
             .map_err(|source| DataDirError::Io { path: path.as_ref().to_owned(), source })?;
         private_directory(&path)?;
+        has_store_or_nothing(&path)?;
         Self::open_parts(path, Options::new(Durability::Fsync), None)
     }
 
@@ -119,7 +135,7 @@ impl DataDir {
     pub fn open_existing(path: impl AsRef<Path>) -> Result<Self, DataDirError> {
         let path = std::path::absolute(path.as_ref())
             .map_err(|source| DataDirError::Io { path: path.as_ref().to_owned(), source })?;
-        match fs::metadata(path.join("store.redb")) {
+        match fs::metadata(path.join(STORE)) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(DataDirError::NoStore { path });
@@ -185,7 +201,7 @@ impl DataDir {
     fn open_parts(path: PathBuf, options: Options, lease: Option<Lease>) -> Result<Self, DataDirError> {
         // The store first: its lock tells whether another process is here.
         let (durability, condition) = (options.durability, Arc::clone(&options.condition));
-        let store = Arc::new(RedbStore::open_with(path.join("store.redb"), options)?);
+        let store = Arc::new(RedbStore::open_with(path.join(STORE), options)?);
         let open = |name| {
             let blobs = DirectoryBlobs::open_telling(path.join(name), durability, Arc::clone(&condition));
             blobs.map(Arc::new)
@@ -194,6 +210,40 @@ impl DataDir {
         let (task_blobs, blobs) = (open(TASK_BLOBS)?, open(BLOBS)?);
         Ok(Self { path, store, task_blobs, blobs, condition, lease })
     }
+}
+
+/// A new store beside what another one has named would not know any of it, and it would be removed.
+fn has_store_or_nothing(path: &Path) -> Result<(), DataDirError> {
+    let failed = |source| DataDirError::Io { path: path.to_owned(), source };
+    if path.join(STORE).try_exists().map_err(failed)? {
+        return Ok(());
+    }
+    for part in [TASK_BLOBS, BLOBS, LOGS, PAYLOADS] {
+        if has_bytes(&path.join(part)).map_err(failed)? {
+            return Err(DataDirError::StoreLost { path: path.to_owned(), part });
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file with anything in it is below this path: a lock has nothing in it.
+fn has_bytes(path: &Path) -> io::Result<bool> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let found = match entry.file_type()?.is_dir() {
+            true => has_bytes(&entry.path())?,
+            false => entry.metadata()?.len() > 0,
+        };
+        if found {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Before there was a place of their own, those of tasks were all that a server kept in `blobs/`.

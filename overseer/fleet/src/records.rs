@@ -99,6 +99,10 @@ impl RecordError {
     }
 }
 
+/// Before the keys of all records.
+const LABORS: &str = "labors/";
+/// Records that are read at once.
+const PAGE: usize = 256;
 /// A record and a claim, and the compare of each.
 const OPERATIONS_OF_AN_INTENT: usize = 3;
 
@@ -193,6 +197,22 @@ impl Records {
         let after = after.map(|labor| key(fleet, labor));
         let (entries, _) = self.store.range(&prefix(fleet), after.as_deref(), limit).await?;
         entries.iter().map(parse).collect()
+    }
+
+    /// What `read` takes of each record of every fleet.
+    ///
+    /// # Errors
+    /// [`RecordError::Unreadable`], [`RecordError::Store`].
+    pub(crate) async fn all<T>(&self, read: impl Fn(&LaborRecord) -> T) -> Result<Vec<T>, RecordError> {
+        let (mut all, mut after) = (Vec::new(), None::<String>);
+        loop {
+            let (entries, _) = self.store.range(LABORS, after.as_deref(), PAGE).await?;
+            let Some(last) = entries.last() else { return Ok(all) };
+            after = Some(last.key.clone());
+            for entry in &entries {
+                all.push(read(&parse(entry)?.record));
+            }
+        }
     }
 
     /// Removes a record and its claim; fine when they are not there.

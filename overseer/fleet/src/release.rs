@@ -1,8 +1,11 @@
 //! What a fleet's labors run.
 
+mod kept;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(crate) use self::kept::KeptReleases;
 use overseer_protocol::ReleaseId;
 use overseer_release::{KeyError, PackError, Package, PackageError};
 pub use overseer_release::{Manifest, Mode, PublicKey, ReleaseBuilder, Restart, SigningKey};
@@ -52,17 +55,18 @@ pub struct Release {
     /// The key that this process made to sign it with.
     own_key: Option<String>,
     /// Where it was packed to; removed with the last clone.
-    _directory: Option<Arc<tempfile::TempDir>>,
+    directory: Option<Arc<tempfile::TempDir>>,
 }
 
 impl Release {
-    /// A release that `overseer release pack` has made.
+    /// A release that `overseer release pack` has made. A fleet takes a copy of the file when it
+    /// starts, and runs that: the file may be replaced then.
     ///
     /// # Errors
     /// [`ReleaseError::Package`].
     pub fn open(path: &Path) -> Result<Self, ReleaseError> {
         let package = Arc::new(Package::open(path)?);
-        Ok(Self { package, own_key: None, _directory: None })
+        Ok(Self { package, own_key: None, directory: None })
     }
 
     /// Packs a release within this process and signs it with a key of its own, which the
@@ -77,7 +81,7 @@ impl Release {
         builder.sign(&key).write(&path)?;
         let package = Arc::new(Package::open(&path)?);
         let own_key = Some(key.public().to_text());
-        Ok(Self { package, own_key, _directory: Some(Arc::new(directory)) })
+        Ok(Self { package, own_key, directory: Some(Arc::new(directory)) })
     }
 
     /// Packs the plugin library `lib<name>.so` that cargo has built beside this program, or

@@ -177,7 +177,7 @@ impl World {
                     self.labor_write(Write::Forget(labor));
                 }
             }
-            Effect::OpenForCalls(..) | Effect::CloseForCalls(_) | Effect::Tell(_) => {}
+            Effect::OpenForCalls(..) | Effect::CloseForCalls(_) | Effect::Tell(_) | Effect::Stops(_) => {}
         }
     }
 

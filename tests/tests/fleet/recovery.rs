@@ -110,3 +110,40 @@ async fn two_servers_with_fleets_of_one_name_leave_each_others_labors_alone() {
     again.end().await;
     assert_eq!(processes::of(&scene.fleet), [], "processes are left");
 }
+
+/// The directories of labors in the data directory: the names of their lives.
+fn directories(scene: &Scene) -> Vec<String> {
+    let entries = std::fs::read_dir(scene.path("data/labors")).unwrap();
+    let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_labors_leave_that_die_while_no_server_runs_is_removed_and_nothing_else() {
+    let scene = Scene::new("leavings");
+    let mut first = serve(&scene, 3, 0, 0);
+    first.says("ready").await;
+    first.kill().await;
+    assert_eq!(directories(&scene).len(), 3);
+    let victim = processes::of(&scene.fleet)[0].labor;
+    let of_victim = || processes::of(&scene.fleet).into_iter().filter(|p| p.labor == victim);
+    of_victim().for_each(|process| processes::signal(process.pid, Signal::KILL));
+    eventually("it is gone", async || of_victim().next().is_none().then_some(())).await;
+    // One of a fleet that nobody has any more; one that is not a labor's.
+    let forgotten = scene.path("data/labors/l-01arz3ndektsv4rrffq69g5fav-3/deep");
+    std::fs::create_dir_all(forgotten).unwrap();
+    std::fs::create_dir(scene.path("data/labors/notes")).unwrap();
+    let mut second = serve(&scene, 3, 0, 0);
+    second.says("ready").await;
+    let of_those_that_live = async || {
+        let lives = processes::of(&scene.fleet);
+        let mut names: Vec<_> = lives.iter().map(|p| format!("{}-{}", p.labor, p.generation)).collect();
+        names.push("notes".into());
+        names.sort();
+        names.dedup();
+        (names.len() == 4 && names == directories(&scene)).then_some(())
+    };
+    eventually("only those of labors that live are left", of_those_that_live).await;
+    second.end().await;
+}

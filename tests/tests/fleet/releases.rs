@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use overseer::release::{ReleaseBuilder, SigningKey};
 use overseer::{BootPhase, Cause, FleetBuilder, Labor, LaborState, Quiet, Release};
+use overseer_tests::processes::{self, Role};
 use overseer_tests::{TestFleet, probe_library, probes, within};
+use rustix::process::Signal;
 
 fn packed(directory: &Path, builder: ReleaseBuilder) -> Release {
     let path = directory.join("a.release");
@@ -126,4 +128,25 @@ async fn a_plugin_that_hangs_while_it_starts_is_ended_at_its_deadline() {
 async fn a_plugin_that_is_not_well_never_gets_ready_and_says_why() {
     let causes = refused(probes!().environment("PROBE_HEALTH", "ill"), 1).await;
     assert!(causes[0].to_string().contains("bolts are loose"), "{causes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_is_overwritten_in_place_reaches_no_fleet_that_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let builder = ReleaseBuilder::plugin("probe", "1.0.0", probe_library());
+    let release = packed(directory.path(), builder);
+    let (fleet, labor) = TestFleet::with_one(probes!().release(release.clone()).allow_unsigned(true)).await;
+    let path = directory.path().join("a.release");
+    let length = std::fs::metadata(&path).unwrap().len();
+    std::fs::write(&path, vec![7; usize::try_from(length).unwrap()]).unwrap();
+    // What its host had unpacked is gone with it.
+    let agent = processes::one(fleet.name(), labor.id(), Role::Agent).expect("it has an agent");
+    processes::signal(agent, Signal::KILL);
+    let replaced = |s: &overseer::Status| s.generation.0 == 2 && s.state == LaborState::Ready;
+    within("its replacement", labor.wait_for(replaced)).await;
+    assert_eq!(labor.call::<_, u32>("echo", &1).await.unwrap(), 1);
+    let other = probes!().release(release).allow_unsigned(true).start().await;
+    let Err(error) = other else { panic!("a fleet runs a release that was overwritten") };
+    assert_eq!(error.code(), "release.changed", "{error}");
+    fleet.end().await;
 }

@@ -117,5 +117,7 @@ async fn escalation_may_stop_the_fleet() {
     let refused = within("an answer", handle.start_child()).await;
     assert!(matches!(refused, Err(StartChildError::Stopped(_))), "{refused:?}");
     fleet.ends_by_itself().await;
+    let Some(Cause::Policy { rule }) = handle.stopped_by() else { panic!("{:?}", handle.stopped_by()) };
+    assert!(rule.contains("more than 0 restarts within 3600 s"), "{rule}");
     assert!(diary.read().iter().any(|s| matches!(s, Seen::Event(FleetEvent::Escalated { .. }))));
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use overseer::tasks::{AttemptEnd, Content, TaskRecord};
 use overseer::{
-    Body, Cause, LaborState, Quiet, Retry, SubmitError, Task, TaskError, TaskFailure, TaskOptions, TaskState,
+    Body, Cause, ControlPlane, LaborState, Quiet, Retry, SubmitError, Task, TaskError, TaskFailure,
+    TaskOptions, TaskState,
 };
 use overseer_protocol::{CallErrorCode, TaskId};
 use overseer_tests::processes::Role;
@@ -230,4 +231,34 @@ async fn thousands_of_tasks_are_each_done_by_themselves() {
     let count = fleet.count_tasks().await.unwrap();
     assert_eq!(count, overseer::TaskCount::default());
     fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_task_is_left_running_in_the_store_when_its_fleet_has_stopped() {
+    // One that waits for the disk, so that changes are on their way when the last labor ends.
+    let directory = tempfile::tempdir().unwrap();
+    let plane = ControlPlane::builder().data_directory(directory.path()).start().await.unwrap();
+    for round in 0..4 {
+        let name = format!("stops-{round}-{}", std::process::id());
+        let (fleet, _) = TestFleet::with(probes!().name(&name).control_plane(&plane), 3).await;
+        let mut tasks = Vec::new();
+        for retry in [Retry::never(), Retry::times(3)].into_iter().cycle().take(24) {
+            let options = TaskOptions::default().retry(retry);
+            tasks.push(fleet.submit_bytes("wait_cancel", "600000", options).await.unwrap());
+        }
+        if round % 2 == 0 {
+            running(&tasks[0]).await;
+        }
+        let name = fleet.name().clone();
+        for process in processes::of(&name) {
+            processes::signal(process.pid, Signal::KILL);
+        }
+        fleet.end().await;
+        let left = plane.task_records(&name, false, None, 100).await.unwrap();
+        let runs = |record: &&TaskRecord| matches!(record.state, TaskState::Running { .. });
+        assert_eq!(left.iter().filter(runs).count(), 0, "round {round}: {left:?}");
+        let over = plane.task_records(&name, true, None, 100).await.unwrap();
+        assert_eq!(left.len() + over.len(), 24);
+    }
+    plane.shutdown().await;
 }

@@ -25,11 +25,11 @@ async fn nobody_is_disconnected_and_the_old_one_is_worth_nothing_in_the_end() {
     let before = scene.connect_as(&scene.identity()).await;
     // As long as a call is open, its labor stays where it is.
     let call = scene.serving.start_call("wait_cancel", "600000", CallOptions::default()).await.unwrap();
-    let status = scene.plane.rotate_authority().await.unwrap();
+    let status = scene.plane.rotate_authority(Duration::ZERO).await.unwrap();
     assert_eq!(status.stage, Stage::Introduced);
     assert_eq!(status.bundle.matches("BEGIN CERTIFICATE").count(), 2);
     assert_eq!(status.waits_for, [(scene.fleet.name().clone(), scene.serving.id())]);
-    let again = scene.plane.rotate_authority().await.unwrap_err();
+    let again = scene.plane.rotate_authority(Duration::ZERO).await.unwrap_err();
     assert!(matches!(again, RotationError::UnderWay(Stage::Introduced)), "{again}");
 
     // One that knows both from the beginning.
@@ -62,7 +62,7 @@ async fn nobody_is_disconnected_and_the_old_one_is_worth_nothing_in_the_end() {
 async fn a_change_outlives_the_process_that_began_it() {
     let directory = tempfile::tempdir().unwrap();
     let plane = ControlPlane::builder().data_directory(directory.path()).start().await.unwrap();
-    let begun = plane.rotate_authority().await.unwrap();
+    let begun = plane.rotate_authority(Duration::ZERO).await.unwrap();
     within("the shutdown", plane.shutdown()).await;
     drop(plane);
     let plane = eventually("the directory is free", async || {

@@ -1,6 +1,9 @@
 //! The authorities of an Overseer, and how one takes the place of another without anybody being
 //! refused: first the new one signs for labors and all are told to trust both, then it signs for
 //! listeners too, then the old one is trusted no more.
+//!
+//! Labors hear of that over their sessions, within seconds. Clients have to be told by people, so for
+//! them the old one may sign for longer.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -51,9 +54,21 @@ pub(super) struct Kept {
     /// The certificate of the one that was before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     before: Option<String>,
+    /// The one that signs for listeners of clients, where that is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    clients: Option<Lingering>,
     /// When the stage began, milliseconds since the epoch.
     #[serde(default)]
     since_ms: u64,
+}
+
+/// One that was before, and that clients may still know alone.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Lingering {
+    certificate: String,
+    key: Secret<String>,
+    /// Milliseconds since the epoch.
+    until_ms: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -64,7 +79,8 @@ struct Pair {
 
 impl Kept {
     pub(super) fn first(certificate: String, key: Secret<String>, now: SystemTime) -> Self {
-        Self { certificate, key, owner: None, next: None, before: None, since_ms: millis(now) }
+        let (owner, next, before, clients) = (None, None, None, None);
+        Self { certificate, key, owner, next, before, clients, since_ms: millis(now) }
     }
 
     fn stage(&self) -> Stage {
@@ -73,6 +89,15 @@ impl Kept {
             (None, Some(_)) => Stage::Switched,
             (None, None) => Stage::Settled,
         }
+    }
+
+    /// What begins a change: a new one that signs for labors. Until then the old one signs for
+    /// listeners of clients.
+    fn introduce(&self, clients_until: SystemTime, now: SystemTime) -> Result<Self, AuthorityError> {
+        let (certificate, key) = (self.certificate.clone(), self.key.clone());
+        let until_ms = millis(clients_until);
+        let clients = (clients_until > now).then_some(Lingering { certificate, key, until_ms });
+        Ok(Self { clients, ..self.next_stage(now)? })
     }
 
     /// What follows.
@@ -104,8 +129,12 @@ pub struct Authorities {
     listeners: Arc<Authority>,
     /// Signs for labors.
     labors: Arc<Authority>,
+    /// Signs for listeners of clients.
+    clients: Arc<Authority>,
     /// PEM of all that are trusted.
     bundle: String,
+    /// PEM of all that clients may meet.
+    clients_bundle: String,
     /// The subjects of those.
     subjects: Vec<Vec<u8>>,
 }
@@ -129,14 +158,46 @@ impl Authorities {
         }
     }
 
-    /// Goes on to the next stage, from [`Stage::Settled`] by making a new authority. Whether that
-    /// may be done now is for the caller to know.
+    /// Begins a change, from [`Stage::Settled`], by making a new authority. The old one signs for
+    /// listeners of clients for so long, but not longer than it is good. Whether that may be done now
+    /// is for the caller to know.
     ///
     /// # Errors
     /// [`AuthorityError::Changed`] if another one was faster; else as
     /// [`Authorities::load_or_create`].
+    pub(crate) async fn introduce(
+        &self,
+        store: &dyn Store,
+        linger: Duration,
+        now: SystemTime,
+    ) -> Result<Self, AuthorityError> {
+        let until = now.checked_add(linger).unwrap_or(self.listeners.not_after());
+        let until = until.min(self.listeners.not_after());
+        self.replace(store, &self.kept.introduce(until, now)?, now).await
+    }
+
+    /// Goes on to the next stage. Whether that may be done now is for the caller to know.
+    ///
+    /// # Errors
+    /// As [`Authorities::introduce`].
     pub(crate) async fn advance(&self, store: &dyn Store, now: SystemTime) -> Result<Self, AuthorityError> {
-        let value = encode(&self.kept.next_stage(now)?)?;
+        self.replace(store, &self.kept.next_stage(now)?, now).await
+    }
+
+    /// Clients meet the newest one from now on that signs for listeners.
+    ///
+    /// # Errors
+    /// As [`Authorities::introduce`].
+    pub(crate) async fn end_linger(
+        &self,
+        store: &dyn Store,
+        now: SystemTime,
+    ) -> Result<Self, AuthorityError> {
+        self.replace(store, &Kept { clients: None, ..self.kept.clone() }, now).await
+    }
+
+    async fn replace(&self, store: &dyn Store, kept: &Kept, now: SystemTime) -> Result<Self, AuthorityError> {
+        let value = encode(kept)?;
         let change = Transaction::new().unchanged(KEY, self.revision).put(KEY, value.clone());
         match store.transact(change).await? {
             Outcome::Committed(revision) => Self::read(&value, revision, now),
@@ -164,7 +225,22 @@ impl Authorities {
         &self.labors
     }
 
-    /// PEM of all that are to be trusted.
+    /// Signs certificates of listeners whose clients have to be told by people whom to trust.
+    pub fn clients(&self) -> &Arc<Authority> {
+        &self.clients
+    }
+
+    /// Until when [`Authorities::clients`] is one that was before, milliseconds since the epoch.
+    pub fn clients_until_ms(&self) -> Option<u64> {
+        self.kept.clients.as_ref().map(|clients| clients.until_ms)
+    }
+
+    /// PEM of all that clients are to trust.
+    pub fn clients_bundle(&self) -> &str {
+        &self.clients_bundle
+    }
+
+    /// PEM of all that labors are to trust.
     pub fn bundle(&self) -> &str {
         &self.bundle
     }
@@ -198,13 +274,24 @@ impl Authorities {
         let mut bundle = kept.certificate.clone();
         bundle.push_str(kept.next.as_ref().map_or("", |next| &next.certificate));
         bundle.push_str(kept.before.as_deref().unwrap_or_default());
+        let clients = match &kept.clients {
+            // One that has run out signs no more; what follows is stored soon.
+            Some(old) if old.until_ms > millis(now) => {
+                Arc::new(Authority::open(old.certificate.clone(), &old.key, now)?)
+            }
+            _ => Arc::clone(&listeners),
+        };
+        let mut clients_bundle = bundle.clone();
+        if !bundle.contains(clients.certificate()) {
+            clients_bundle.push_str(clients.certificate());
+        }
         let trusted =
             [Some(&*kept.certificate), kept.next.as_ref().map(|n| &*n.certificate), kept.before.as_deref()];
         let subjects = trusted.into_iter().flatten().map(request::subject_of_pem);
         let subjects: Option<Vec<_>> = subjects.collect();
         let subjects =
             subjects.ok_or_else(|| AuthorityError::Damaged("a certificate cannot be read".into()))?;
-        Ok(Self { kept, revision, listeners, labors, bundle, subjects })
+        Ok(Self { kept, revision, listeners, labors, clients, bundle, clients_bundle, subjects })
     }
 }
 

@@ -7,6 +7,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 
 use super::*;
+use crate::claims::millis;
 use crate::store::Transaction;
 use crate::store::{Durability, RedbStore};
 
@@ -275,4 +276,30 @@ async fn one_authority_takes_the_place_of_another_step_by_step() {
     assert_eq!((settled.stage(), settled.bundle()), (Stage::Settled, introduced.labors().certificate()));
     assert!(!settled.trusts(&old) && settled.trusts(&new));
     assert!([introduced, switched, settled].iter().all(|one| one.owner() == owner), "nodes are ours still");
+}
+
+#[tokio::test]
+async fn clients_meet_the_old_one_until_the_linger_is_over_whatever_labors_trust() {
+    let rig = rig();
+    let now = SystemTime::now();
+    let settled = Authorities::load_or_create(&rig.store, now).await.unwrap();
+    assert_eq!(settled.clients_until_ms(), None);
+    let old = settled.clients().certificate().to_owned();
+    let mut at = settled.introduce(&rig.store, HOUR, now).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(at.clients().certificate(), old);
+        at = at.advance(&rig.store, now).await.unwrap();
+    }
+    // Over for labors, and not yet for clients.
+    assert_eq!((at.stage(), at.clients_until_ms()), (Stage::Settled, Some(millis(now + HOUR))));
+    assert_eq!(at.clients().certificate(), old);
+    assert!(!at.bundle().contains(&old) && !at.trusts(settled.clients().der()));
+    assert!(at.clients_bundle().contains(&old) && at.clients_bundle().contains(at.bundle()));
+    let later = Authorities::load_or_create(&rig.store, now + HOUR).await.unwrap();
+    assert_eq!(later.clients().certificate(), later.listeners().certificate());
+    let ended = at.end_linger(&rig.store, now).await.unwrap();
+    assert_eq!((ended.clients_until_ms(), ended.clients_bundle()), (None, ended.bundle()));
+    // Not longer than the old one is good, and not at all with none.
+    let long = ended.introduce(&rig.store, HOUR * 24 * 365 * 50, now).await.unwrap();
+    assert_eq!(long.clients_until_ms(), Some(millis(ended.listeners().not_after())));
 }

@@ -22,8 +22,11 @@ pub struct AuthorityStatus {
     pub stage: Stage,
     /// When it began, milliseconds since the epoch; 0 if that is not known.
     pub since_ms: u64,
-    /// PEM of all authorities that are trusted.
+    /// PEM of all authorities that are trusted, by labors or by clients.
     pub bundle: String,
+    /// Until when listeners of clients have their certificates of the authority that was before,
+    /// milliseconds since the epoch; none if they have them as the gateway has.
+    pub clients_until_ms: Option<u64>,
     /// When the newest one ends, milliseconds since the epoch.
     pub ends_ms: u64,
     /// Labors that have not shown a certificate of the newest one yet; none while the stage is
@@ -37,6 +40,14 @@ pub enum RotationError {
     /// One change at a time.
     #[error("the authority is being changed already: {}; look at it with `overseer authority show`", .0.name())]
     UnderWay(Stage),
+    /// Clients that know only the one before are still served.
+    #[error(
+        "clients that know only the authority before the present one are still served; wait for the end of that, which `overseer authority show` tells, or end it with a linger of 0s"
+    )]
+    Lingering {
+        /// Until when, milliseconds since the epoch.
+        until_ms: u64,
+    },
     /// The new one could not be made or stored.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -50,6 +61,7 @@ impl RotationError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::UnderWay(_) => "authority.under_way",
+            Self::Lingering { .. } => "authority.lingering",
             Self::Authority(error) => error.code(),
             Self::Serving(error) => error.code(),
         }
@@ -61,13 +73,24 @@ impl ControlPlane {
     /// it and are told to trust both, and when the last one has shown that it does, the old one is
     /// given up. That follows by itself, also over restarts; nobody is disconnected.
     ///
+    /// Clients of listeners with a [`ControlPlane::server_identity`] do not hear of it by themselves.
+    /// Such listeners have theirs of the old authority for `linger`, in which each client is to be
+    /// given [`AuthorityStatus::bundle`]. With zero, which ends a linger as well, they meet the new one
+    /// as soon as it signs for listeners.
+    ///
     /// # Errors
     /// Each [`RotationError`]; nothing is changed then.
-    pub async fn rotate_authority(&self) -> Result<AuthorityStatus, RotationError> {
+    pub async fn rotate_authority(&self, linger: Duration) -> Result<AuthorityStatus, RotationError> {
         let rotating = self.inner.rotating.lock().await;
-        match self.authorities().stage() {
-            Stage::Settled => self.advance().await?,
-            under_way => return Err(RotationError::UnderWay(under_way)),
+        let (authorities, now) = (self.authorities(), clock::now());
+        match (authorities.stage(), authorities.clients_until_ms()) {
+            (Stage::Settled, Some(until_ms)) if !linger.is_zero() => {
+                return Err(RotationError::Lingering { until_ms });
+            }
+            (Stage::Settled, _) => {
+                self.take(authorities.introduce(self.store(), linger, now).await?)?;
+            }
+            (under_way, _) => return Err(RotationError::UnderWay(under_way)),
         }
         drop(rotating);
         Ok(self.authority_status())
@@ -83,7 +106,8 @@ impl ControlPlane {
         AuthorityStatus {
             stage: authorities.stage(),
             since_ms: authorities.since_ms(),
-            bundle: authorities.bundle().to_owned(),
+            bundle: authorities.clients_bundle().to_owned(),
+            clients_until_ms: authorities.clients_until_ms(),
             ends_ms: millis(authorities.labors().not_after()),
             waits_for,
         }
@@ -118,13 +142,16 @@ impl ControlPlane {
         behind
     }
 
-    /// One stage further, in the store first.
-    async fn advance(&self) -> Result<(), RotationError> {
-        let now = clock::now();
-        let next = Arc::new(self.authorities().advance(self.store(), now).await?);
-        tracing::info!(stage = next.stage().name(), "the certificate authority is changed");
-        *self.inner.authorities.write() = Arc::clone(&next);
+    /// Goes on with what the store has by now.
+    fn take(&self, next: Authorities) -> Result<(), RotationError> {
+        let next = Arc::new(next);
+        let before = std::mem::replace(&mut *self.inner.authorities.write(), Arc::clone(&next));
         self.serve_anew()?;
+        if before.stage() == next.stage() {
+            tracing::info!("clients that know only the old certificate authority are served no more");
+            return Ok(());
+        }
+        tracing::info!(stage = next.stage().name(), "the certificate authority is changed");
         if next.stage() == Stage::Introduced {
             let fleets = self.inner.fleets.read();
             for registered in fleets.values() {
@@ -175,7 +202,10 @@ impl ControlPlane {
             Stage::Switched => stage_lasts >= LINGER && self.behind(&authorities).is_empty(),
         };
         if due {
-            return self.advance().await;
+            return self.take(authorities.advance(self.store(), now).await?);
+        }
+        if authorities.clients_until_ms().is_some_and(|until| until <= millis(now)) {
+            return self.take(authorities.end_linger(self.store(), now).await?);
         }
         let renew = self.inner.served_until.lock().checked_sub(SERVER_CERTIFICATE / 3);
         if renew.is_some_and(|renew| renew <= now) && authorities.listeners().not_after() > now {

@@ -420,6 +420,7 @@ impl FleetCore {
             );
             self.forget(now, life, Cause::Policy { rule: rule.clone() }, out);
             if self.options.escalation == Escalation::StopFleet {
+                out.push(Effect::Stops(Cause::Policy { rule: rule.clone() }));
                 self.stop_all(now, Cause::Policy { rule }, out);
             }
             return;

@@ -264,6 +264,8 @@ pub enum Effect {
     State(Life, LaborState, Option<Cause>),
     /// Tell the callback.
     Tell(Happening),
+    /// The fleet has begun to end, which nobody has asked for.
+    Stops(Cause),
     /// The labor's slot is free; remove its record.
     Forget(LaborId),
 }

@@ -56,6 +56,25 @@ fn a_directory_that_is_not_safe_is_refused_and_left_alone() {
     }
 }
 
+#[test]
+fn one_that_has_lost_its_store_is_refused_and_left_alone() {
+    for part in ["task-blobs", "blobs", "logs", "payloads"] {
+        let directory = tempfile::tempdir().unwrap();
+        drop(DataDir::open(directory.path()).unwrap());
+        fs::remove_file(directory.path().join("store.redb")).unwrap();
+        // Nothing but directories is nothing.
+        fs::create_dir_all(directory.path().join(part).join("deep")).unwrap();
+        drop(DataDir::open(directory.path()).unwrap());
+        fs::remove_file(directory.path().join("store.redb")).unwrap();
+        fs::create_dir_all(directory.path().join(part).join("deep")).unwrap();
+        fs::write(directory.path().join(part).join("deep/kept"), "x").unwrap();
+        let lost = DataDir::open(directory.path()).unwrap_err();
+        assert_eq!(lost.code(), "data_dir.store_lost", "{lost}");
+        assert!(lost.to_string().contains(&format!("{part}/")), "{lost}");
+        assert!(!directory.path().join("store.redb").exists());
+    }
+}
+
 #[tokio::test]
 async fn an_ephemeral_one_leaves_nothing() {
     let base = tempfile::tempdir().unwrap();

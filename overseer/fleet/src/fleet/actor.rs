@@ -11,12 +11,14 @@ use overseer_protocol::{Cause, LaborId, LaborState, SessionId};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
+use tokio_util::sync::DropGuard;
 
 use super::handler::Told;
 use super::invitation::{Invitation, Invite, InviteError};
 use super::nodes::Nodes;
 use super::reconciler::Reconciling;
 use super::recovery::Left;
+use super::said;
 use super::shared::FleetShared;
 use crate::callbacks::FleetEvent;
 use crate::claims::millis;
@@ -65,14 +67,16 @@ pub(crate) struct FleetArguments {
 }
 
 pub(crate) struct FleetState {
-    core: FleetCore,
-    shared: Arc<FleetShared>,
-    nodes: Arc<Nodes>,
+    pub(super) core: FleetCore,
+    pub(super) shared: Arc<FleetShared>,
+    pub(super) nodes: Arc<Nodes>,
     reconciling: Arc<Reconciling>,
     clock: Instant,
     /// When the armed timer fires.
     armed: Option<Millis>,
-    stopping: Vec<RpcReplyPort<()>>,
+    pub(super) stopping: Vec<RpcReplyPort<()>>,
+    /// Until the fleet begins to end in order: told when nothing of it is left, however it ends.
+    pub(super) over: Option<DropGuard>,
     /// Time and randomness of the newest labor's id.
     last_id: (u64, u128),
     tasks: Vec<tokio::task::JoinHandle<()>>,
@@ -97,6 +101,7 @@ impl Actor for FleetActor {
         let tasks = vec![
             tokio::spawn(Arc::clone(&reconciling).run(shared.options.reconcile)),
             tokio::spawn(notices(Arc::clone(&nodes), myself.clone())),
+            tokio::spawn(Arc::clone(&nodes).keep_directories()),
             tokio::spawn(sweeps(myself.clone())),
             tokio::spawn(pauses(Arc::clone(&shared.condition), myself.clone())),
             tokio::spawn({
@@ -106,8 +111,9 @@ impl Actor for FleetActor {
         ];
         let clock = Instant::now();
         let (armed, stopping, last_id) = (None, Vec::new(), (0, 0));
+        let over = Some(shared.over.clone().drop_guard());
         let mut state =
-            FleetState { core, shared, nodes, reconciling, clock, armed, stopping, last_id, tasks };
+            FleetState { core, shared, nodes, reconciling, clock, armed, stopping, over, last_id, tasks };
         state.take_over(left);
         state.arm(&myself);
         Ok(state)
@@ -194,7 +200,8 @@ impl Actor for FleetActor {
         _: ActorRef<FleetMessage>,
         state: &mut FleetState,
     ) -> Result<(), ActorProcessingErr> {
-        if !state.shared.left.is_cancelled() {
+        if state.over.is_some() {
+            // Not in order: nobody else gives its name free.
             state.nodes.plane.release(&state.shared);
         }
         state.tasks.iter().for_each(tokio::task::JoinHandle::abort);
@@ -210,8 +217,7 @@ impl Actor for FleetActor {
         if let SupervisionEvent::ActorFailed(_, error) = event {
             // Nobody is left to decide: no labor may go on unsupervised.
             let cause = Cause::Policy { rule: format!("a callback failed: {error}") };
-            tracing::error!(%cause, "the fleet stops");
-            let mut effects = Vec::new();
+            let mut effects = vec![Effect::Stops(cause.clone())];
             state.core.stop_all(state.now(), cause, &mut effects);
             state.carry_out(effects);
             let myself = state.nodes.actor.clone();
@@ -261,57 +267,6 @@ async fn sweeps(actor: Mailbox<FleetMessage>) {
 impl FleetState {
     fn now(&self) -> Millis {
         self.clock.elapsed().as_millis() as u64
-    }
-
-    /// Waits for the next deadline, or ends where nothing is left to be waited for.
-    fn go_on(&mut self, myself: &Mailbox<FleetMessage>) {
-        if !self.core.is_stopping() || !self.core.is_empty() {
-            return self.arm(myself);
-        }
-        self.nodes.plane.release(&self.shared);
-        let (nodes, replies) = (Arc::clone(&self.nodes), std::mem::take(&mut self.stopping));
-        tokio::spawn(async move {
-            if let Some(tasks) = nodes.shared.tasks.get() {
-                tasks.stop().await;
-            }
-            if let Err(error) = nodes.records.flush(nodes.plane.store()).await {
-                tracing::error!(%error, "the end of labors could not be stored");
-            }
-            if nodes.owns_plane {
-                nodes.plane.shutdown().await;
-            }
-            for reply in replies {
-                let _ = reply.send(());
-            }
-        });
-        // The callbacks are still told what they have not been told yet.
-        if let Some(handler) = self.shared.handler.get() {
-            handler.finish(myself.get_cell());
-        }
-        myself.stop(None);
-    }
-
-    /// Ends this actor and nothing else. It decides no more: what the ends of the sessions would
-    /// say of the labors is not true of them.
-    fn leave(&mut self, reply: RpcReplyPort<()>, myself: &Mailbox<FleetMessage>) {
-        self.nodes.plane.hide(&self.shared);
-        self.shared.leave();
-        let nodes = Arc::clone(&self.nodes);
-        tokio::spawn(async move {
-            if let Some(tasks) = nodes.shared.tasks.get() {
-                tasks.stop().await;
-            }
-            if let Err(error) = nodes.records.flush(nodes.plane.store()).await {
-                tracing::error!(%error, "the last states of labors could not be stored; they are found out anew");
-            }
-            // Only now, for who takes the name reads what is stored.
-            nodes.plane.release(&nodes.shared);
-            let _ = reply.send(());
-        });
-        if let Some(handler) = self.shared.handler.get() {
-            handler.finish(myself.get_cell());
-        }
-        myself.stop(None);
     }
 
     /// Goes on with the labors that an earlier process has left, and ends what it does not know.
@@ -399,7 +354,7 @@ impl FleetState {
         Arc::new(LaborShared::new(id, invited, crate::random::u64(), payloads, metrics))
     }
 
-    fn arm(&mut self, myself: &Mailbox<FleetMessage>) {
+    pub(super) fn arm(&mut self, myself: &Mailbox<FleetMessage>) {
         let Some(next) = self.core.next_deadline() else { return };
         if self.armed.is_some_and(|armed| armed <= next && armed > self.now()) {
             return;
@@ -458,21 +413,23 @@ impl FleetState {
                     }
                 }
                 Effect::Tell(happening) => {
-                    if let Happening::Terminated(life, cause, next) = &happening {
+                    if let Happening::Terminated(_, cause, next) = &happening {
                         self.shared.metrics.ends.add(cause.code());
                         if matches!(next, WhatNext::Restart { .. }) {
                             one(&self.shared.metrics.restarts);
-                        } else if !matches!(cause, Cause::Asked | Cause::Idle) {
-                            let fleet = &self.shared.name;
-                            tracing::warn!(%fleet, labor = %life.labor, %cause, "a labor is given up: it is not replaced");
                         }
                     }
+                    said::happened(&self.shared.name, &happening);
                     if let Happening::Terminated(life, ..) = &happening
                         && let Some(labor) = self.shared.labor_or_ended(life.labor)
                     {
                         labor.shared.end_logs(life.generation, Arc::clone(&self.shared.logs));
                     }
                     self.tell(happening);
+                }
+                Effect::Stops(cause) => {
+                    said::stops(&self.shared.name, &cause);
+                    let _ = self.shared.stopped_by.set(cause);
                 }
                 Effect::Forget(labor) => {
                     self.shared.forget(labor);

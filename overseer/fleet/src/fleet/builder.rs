@@ -16,7 +16,7 @@ use crate::callbacks::{Overseer, Quiet};
 use crate::control_plane::{ControlPlane, ControlPlaneError};
 use crate::core::{Backoff, Deadlines, Escalation, Options, Requeue, Restart};
 use crate::mailbox::Mailbox;
-use crate::release::Release;
+use crate::release::{Release, ReleaseError};
 use crate::tasks::{TaskError, Tasks};
 
 /// Why a fleet did not start.
@@ -39,6 +39,9 @@ pub enum StartError {
         /// Why.
         reason: &'static str,
     },
+    /// No copy could be taken of the release.
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
     /// Its own control plane did not start.
     #[error(transparent)]
     ControlPlane(#[from] ControlPlaneError),
@@ -61,6 +64,7 @@ impl StartError {
             Self::Name(error) => error.code(),
             Self::NameTaken(_) => "fleet.name_taken",
             Self::Option { .. } => "fleet.option",
+            Self::Release(error) => error.code(),
             Self::ControlPlane(error) => error.code(),
             Self::Recovery(error) => error.code(),
             Self::Tasks(error) => error.code(),
@@ -74,7 +78,7 @@ pub struct FleetBuilder<H: Overseer> {
     handler: H,
     name: String,
     adapter: Option<Arc<dyn Adapter>>,
-    release: Option<Arc<Release>>,
+    release: Option<Release>,
     trust: Vec<String>,
     unsigned: bool,
     options: Options,
@@ -167,7 +171,7 @@ impl<H: Overseer> FleetBuilder<H> {
     #[must_use]
     pub fn release(mut self, release: Release) -> Self {
         self.trust.extend(release.own_key());
-        self.release = Some(Arc::new(release));
+        self.release = Some(release);
         self
     }
 
@@ -225,9 +229,11 @@ impl<H: Overseer> FleetBuilder<H> {
             Some(plane) => (plane, false),
             None => (ControlPlane::embedded().await?, true),
         };
-        let release = self.release;
-        let shared =
-            Arc::new(FleetShared::new(name.clone(), self.options, release.clone(), self.unsigned, &plane));
+        let release = match &self.release {
+            Some(release) => Some(plane.releases().keep(release).await.map_err(ReleaseError::Package)?),
+            None => None,
+        };
+        let shared = Arc::new(FleetShared::new(name.clone(), self.options, release, self.unsigned, &plane));
         if !plane.reserve(&shared) {
             return Err(StartError::NameTaken(name));
         }
@@ -281,6 +287,7 @@ impl<H: Overseer> FleetBuilder<H> {
         match started {
             Ok((handler, _)) => {
                 let handler = Mailbox::new(handler, &handle.shared.metrics.callbacks);
+                tracing::info!(fleet = %handle.name(), "the fleet has started");
                 Ok(Fleet { handle, handler })
             }
             Err(error) => {

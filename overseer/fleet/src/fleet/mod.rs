@@ -3,12 +3,15 @@
 mod actor;
 mod builder;
 mod commands;
+mod directories;
+mod end;
 mod handler;
 mod invitation;
 mod nodes;
 mod reconciler;
 mod record_writer;
 mod recovery;
+mod said;
 mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +21,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use overseer_adapter::NodeKey;
-use overseer_protocol::{FleetName, LaborId, LaborState, LogStream};
+use overseer_protocol::{Cause, FleetName, LaborId, LaborState, LogStream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, oneshot};
@@ -385,12 +388,19 @@ impl FleetHandle {
         answers
     }
 
+    /// Why the fleet has stopped, or is about to, where nobody has asked for that: its escalation is to
+    /// stop, or a callback has failed.
+    pub fn stopped_by(&self) -> Option<&Cause> {
+        self.shared.stopped_by.get()
+    }
+
     /// Ends every labor and the fleet; returns when no node is left and the callbacks have been
     /// told, unless they take longer than the deadline for stopping. In a callback it does not
     /// wait for the callbacks that follow.
     pub async fn stop(&self) {
-        // A fleet that has stopped already has no node left.
+        // One that has stopped already, or is stopped by others, answers no more, and may still write.
         let _ = self.ask(FleetMessage::Stop).await;
+        self.shared.over.cancelled().await;
         if let Some(handler) = self.shared.handler.get() {
             handler.finished(self.shared.options.deadlines.stop).await;
         }
@@ -403,8 +413,9 @@ impl FleetHandle {
     /// its way to a labor: it is lost, and `retry` says what follows. In an embedded control plane,
     /// whose labors end with the process, this is [`FleetHandle::stop`].
     pub async fn leave(&self) {
-        // A fleet that has stopped already has nothing to leave.
+        // A fleet that has stopped already has nothing to leave, but may still write.
         let _ = self.ask(FleetMessage::Leave).await;
+        self.shared.over.cancelled().await;
         if let Some(handler) = self.shared.handler.get() {
             handler.finished(self.shared.options.deadlines.stop).await;
         }

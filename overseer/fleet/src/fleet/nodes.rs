@@ -9,6 +9,7 @@ use overseer_adapter::{Adapter, AdapterError, Ended, NodeKey, Request};
 use overseer_protocol::{BootPhase, Bootstrap, Cause, Claim, Endpoint, LaborState, OnLeaseLost, Resources};
 
 use super::actor::FleetMessage;
+use super::directories;
 use super::record_writer::RecordWriter;
 use super::shared::FleetShared;
 use crate::claims::{Claims, NewClaim, millis};
@@ -192,10 +193,7 @@ impl Nodes {
         Bootstrap {
             owner_pipe: self.embedded && capabilities.owner_pipe,
             // On this machine it goes away with the control plane's own directory, at the latest.
-            directory: capabilities.same_machine.then(|| {
-                let name = format!("{}-{}", life.labor, life.generation);
-                self.plane.directory().join("labors").join(name)
-            }),
+            directory: capabilities.same_machine.then(|| directories::of(self.plane.directory(), life)),
             ..self.document(claim, endpoints)
         }
     }

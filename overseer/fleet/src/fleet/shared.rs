@@ -40,7 +40,7 @@ const WAITING_CALLS: usize = 65_536;
 pub(crate) struct FleetShared {
     pub(crate) name: FleetName,
     pub(crate) options: Options,
-    pub(crate) release: Option<Arc<Release>>,
+    pub(crate) release: Option<Release>,
     pub(crate) unsigned: bool,
     pub(crate) labors: RwLock<HashMap<LaborId, Arc<LaborShared>>>,
     pub(crate) ended: Mutex<VecDeque<Arc<LaborShared>>>,
@@ -67,6 +67,10 @@ pub(crate) struct FleetShared {
     pub(crate) records: OnceLock<Arc<RecordWriter>>,
     /// What can be written.
     pub(crate) condition: Arc<Condition>,
+    /// Why the fleet has stopped, or is about to, where nobody has asked for that.
+    pub(crate) stopped_by: OnceLock<Cause>,
+    /// Cancelled when nothing of the fleet is left: all is stored, and its name is free.
+    pub(crate) over: CancellationToken,
     /// Cancelled when the fleet is left: nothing of its labors is taken in any more.
     pub(crate) left: CancellationToken,
 }
@@ -75,7 +79,7 @@ impl FleetShared {
     pub(crate) fn new(
         name: FleetName,
         options: Options,
-        release: Option<Arc<Release>>,
+        release: Option<Release>,
         unsigned: bool,
         plane: &ControlPlane,
     ) -> Self {
@@ -104,6 +108,8 @@ impl FleetShared {
             logs: plane.logs(),
             condition: plane.condition(),
             records: OnceLock::new(),
+            stopped_by: OnceLock::new(),
+            over: CancellationToken::new(),
             left: CancellationToken::new(),
         }
     }
@@ -332,12 +338,8 @@ impl FleetShared {
         }
         labor.pace.lock().enter(state, &self.metrics);
         let entry = labor.enter(life.generation, state, cause);
-        match &entry.cause {
-            Some(cause) => {
-                tracing::info!(labor = %life.labor, generation = life.generation.0, %state, %cause, "labor")
-            }
-            None => tracing::debug!(labor = %life.labor, generation = life.generation.0, %state, "labor"),
-        }
+        let cause = entry.cause.as_ref().map(tracing::field::display);
+        tracing::debug!(labor = %life.labor, generation = life.generation.0, %state, cause, "labor");
         let _ = self.events.send(entry);
     }
 }

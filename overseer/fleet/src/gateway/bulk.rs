@@ -123,12 +123,20 @@ impl Bulk for Gateway {
                     }
                 };
                 let task = TaskId::from_bytes(&push.task);
-                let answer = match task {
-                    Some(task) if owns(&fleet, &labor, task).await => keep(&logs, task, push).await,
+                let owner = match task {
+                    Some(task) => owner(&fleet, &labor, task).await,
+                    None => Owner::Another,
+                };
+                let refused = "that task is not this labor's";
+                let answer = match (task, owner) {
+                    (Some(task), Owner::Itself) => keep(&logs, task, push).await,
+                    (_, Owner::Unknown) => {
+                        tracing::debug!(labor = %labor.id, "a log was refused of which nobody knows whose it is");
+                        Err(Status::permission_denied(refused))
+                    }
                     _ => {
-                        let why = "that task is not this labor's";
-                        tracing::warn!(labor = %labor.id, why, "a log was refused");
-                        Err(Status::permission_denied(why))
+                        tracing::warn!(labor = %labor.id, why = refused, "a log was refused");
+                        Err(Status::permission_denied(refused))
                     }
                 };
                 let ends = answer.is_err();
@@ -253,18 +261,30 @@ fn data_of(mut pieces: Streaming<Piece>, mut done: bool) -> impl Stream<Item = s
     ReceiverStream::new(receive)
 }
 
+/// Whose a log is that a labor brings.
+enum Owner {
+    Itself,
+    Another,
+    /// Such as of a call that has outlived the server that had begun it: only that one knew.
+    Unknown,
+}
+
 /// Whether a task is, or was, a labor's.
-async fn owns(fleet: &FleetHandle, labor: &LaborShared, task: TaskId) -> bool {
+async fn owner(fleet: &FleetHandle, labor: &LaborShared, task: TaskId) -> Owner {
     if labor.owns(task) {
-        return true;
+        return Owner::Itself;
     }
     // It was given to it before this server was started, or long ago.
-    let Some(tasks) = fleet.shared.tasks.get() else { return false };
-    let found = tasks.storage.get(task).await.is_ok_and(|record| record.ran_on(labor.id));
-    if found {
-        labor.assign(task);
+    let Some(tasks) = fleet.shared.tasks.get() else { return Owner::Unknown };
+    match tasks.storage.get(task).await {
+        Ok(record) if record.ran_on(labor.id) => {
+            labor.assign(task);
+            Owner::Itself
+        }
+        Ok(_) => Owner::Another,
+        Err(_) if fleet.shared.labors.read().values().any(|other| other.owns(task)) => Owner::Another,
+        Err(_) => Owner::Unknown,
     }
-    found
 }
 
 async fn keep(logs: &Arc<crate::logs::Logs>, task: TaskId, push: LogPush) -> Result<LogAck, Status> {

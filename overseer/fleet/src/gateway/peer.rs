@@ -3,7 +3,7 @@ use std::time::SystemTime;
 
 use overseer_protocol::Identity;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo, UdsConnectInfo};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use super::Gateway;
 use crate::authority::{self, Stage};
@@ -69,7 +69,13 @@ impl Gateway {
         let peer = known.map_err(|(identity, refusal)| {
             // Known to be a labor of ours, be it of the past: it has to hear this each time.
             let why = refusal.message();
-            tracing::warn!(fleet = %identity.fleet, labor = %identity.labor, why, "a request was refused");
+            match refusal.code() {
+                // It comes again, and nothing is wrong with it.
+                Code::Unavailable => {
+                    tracing::debug!(fleet = %identity.fleet, labor = %identity.labor, why, "a request was put off");
+                }
+                _ => tracing::warn!(fleet = %identity.fleet, labor = %identity.labor, why, "a request was refused"),
+            }
             refusal
         })?;
         if peer.is_newest && !settled {

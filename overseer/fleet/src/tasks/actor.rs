@@ -53,6 +53,8 @@ pub(crate) enum TaskMessage {
     Seen(TaskId, Box<CallResult>),
     /// Tasks that somebody wants gone wait beside the mailbox.
     Cancels,
+    /// No labor is left: what runs is lost. Told when everything is stored.
+    End(oneshot::Sender<()>),
 }
 
 /// The way to the tasks of one fleet.
@@ -232,6 +234,19 @@ impl Tasks {
         let _ = self.actor.cast(TaskMessage::Result(life, task, attempt, content, Some(bytes), place));
     }
 
+    /// No labor is left: the attempts that were on one are lost, and `retry` says what follows. Returns
+    /// when that is stored; the tasks that wait are for the fleet that comes after this one.
+    pub(crate) async fn end(&self) {
+        let (send, stored) = oneshot::channel();
+        // Behind what was said of the labors before.
+        if self.actor.cast(TaskMessage::End(send)).is_ok()
+            && tokio::time::timeout(LAST_WRITES, stored).await.is_err()
+        {
+            tracing::warn!("the last attempts of tasks could not be stored; they are taken up anew");
+        }
+        self.stop().await;
+    }
+
     /// Stops deciding, and returns when what was decided is stored.
     pub(crate) async fn stop(&self) {
         self.retention.abort();
@@ -299,6 +314,8 @@ pub(crate) struct TasksState {
     results: HashMap<TaskId, Bytes>,
     waiting: HashMap<TaskId, Vec<oneshot::Sender<()>>>,
     armed: Option<Millis>,
+    /// Told when nothing is on its way to the store.
+    ending: Option<oneshot::Sender<()>>,
 }
 
 impl Actor for TasksActor {
@@ -328,6 +345,7 @@ impl Actor for TasksActor {
             results: HashMap::new(),
             waiting: HashMap::new(),
             armed: None,
+            ending: None,
         })
     }
 
@@ -389,6 +407,14 @@ impl Actor for TasksActor {
                 }
             }
             TaskMessage::Count(reply, _place) => drop(reply.send(state.core.count())),
+            TaskMessage::End(reply) => {
+                state.event(TaskEvent::Survivors(BTreeSet::new()));
+                state.ending = Some(reply);
+            }
+        }
+        if let Some(ending) = state.ending.take_if(|_| state.metrics.task_writes.load(Ordering::Relaxed) == 0)
+        {
+            let _ = ending.send(());
         }
         state.arm();
         Ok(())

@@ -61,6 +61,7 @@ pub(super) async fn describe(slot: &FleetSlot) -> proto::Fleet {
         by_hand: snapshot.by_hand,
         pending: snapshot.pending.into_iter().map(str::to_owned).collect(),
         started_ms: since.map_or(0, millis),
+        stopped_by: snapshot.stopped_by.as_ref().map(cause),
         given_up: missing.then(|| slot.events.given_up()).flatten().as_ref().map(cause),
     }
 }

@@ -50,6 +50,9 @@ fn wanted(request: proto::CreateTokenRequest) -> Result<NewToken, Failure> {
     Ok(NewToken { name: request.name, role, fleet, lives: request.lives_ms.map(Duration::from_millis) })
 }
 
+/// How long clients over TCP are served that know only the old authority, when nobody says.
+pub(crate) const LINGER: Duration = Duration::from_secs(7 * 86_400);
+
 #[tonic::async_trait]
 impl proto::tokens_server::Tokens for Service {
     async fn create(
@@ -139,12 +142,17 @@ impl proto::tokens_server::Tokens for Service {
         request: Request<proto::RotateAuthorityRequest>,
     ) -> Result<Response<proto::RotateAuthorityResponse>, Status> {
         let caller = caller::of(&request)?;
-        let entry = self.record(&caller, Asked::default()).await?;
+        let linger = request.get_ref().linger_ms.map_or(LINGER, Duration::from_millis);
+        // Whom nobody meets over TCP, or only with somebody's own certificate, nobody has to be told of.
+        let shown =
+            self.server.control.get().is_some() && self.server.config.read().control_identity.is_none();
+        let linger = if shown { linger } else { Duration::ZERO };
+        let entry = self.record(&caller, Asked::default().with("linger_s", linger.as_secs())).await?;
         let plane = self.server.plane.clone();
         self.to_the_end(entry, async move {
-            let rotated = plane.rotate_authority().await.map_err(|error| {
+            let rotated = plane.rotate_authority(linger).await.map_err(|error| {
                 let exit = match error {
-                    RotationError::UnderWay(_) => Exit::BadInput,
+                    RotationError::UnderWay(_) | RotationError::Lingering { .. } => Exit::BadInput,
                     _ => Exit::Fault,
                 };
                 Failure::told(exit, error.code(), &error.to_string())
@@ -166,5 +174,6 @@ fn authority(status: AuthorityStatus) -> proto::AuthorityResponse {
         since_ms: status.since_ms,
         ends_ms: status.ends_ms,
         waits_for: status.waits_for.into_iter().map(waits).collect(),
+        clients_until_ms: status.clients_until_ms,
     }
 }

@@ -45,18 +45,28 @@ Example:
 pub(super) struct ShowArgs {}
 
 const ROTATE_EXAMPLES: &str = "\
-Example:
+Examples:
   overseer authority rotate
+  overseer token ca > server-ca.pem     # then, for every client over TCP
 
 A new authority takes the place of the present one, step by step and by itself: it signs for labors,
 which are told to trust both; when the last of them has shown that it does, it signs for the server;
 then the old one is trusted no more. No session ends for it. A labor moves over when no call is open
-at it, and a machine that was invited when it has joined.";
+at it, and a machine that was invited when it has joined.
+
+Clients of the control API over TCP are not told by the server. For a week, or as --linger says, it
+shows them a certificate of the old authority; give each of them in that time what `overseer token ca`
+prints, which has both. With --linger 0s a client that has only the old one is refused within seconds:
+do that where the old key may be known to others. `control_cert` in [server] is not changed by this.";
 
 /// Makes a new authority that takes the place of the present one
 #[derive(Debug, Args)]
 #[command(after_help = ROTATE_EXAMPLES)]
-pub(super) struct RotateArgs {}
+pub(super) struct RotateArgs {
+    /// How long clients over TCP are served that know only the present authority: `12h`, `30d`, `0s`
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = humantime::parse_duration)]
+    linger: Duration,
+}
 
 /// `show --json` and `rotate --json`.
 #[derive(Serialize)]
@@ -65,6 +75,9 @@ struct AuthorityDocument {
     since_ms: u64,
     ends_ms: u64,
     waits_for: Vec<Waits>,
+    /// Until when clients over TCP that know only the old one are served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clients_until_ms: Option<u64>,
     certificate: String,
 }
 
@@ -82,6 +95,7 @@ impl From<proto::AuthorityResponse> for AuthorityDocument {
             since_ms: authority.since_ms,
             ends_ms: authority.ends_ms,
             waits_for: waits.map(|waits| Waits { fleet: waits.fleet, labor: waits.labor }).collect(),
+            clients_until_ms: authority.clients_until_ms,
             certificate: authority.certificate,
         }
     }
@@ -94,8 +108,9 @@ pub(super) async fn run(command: AuthorityCommand, channel: Channel, json: bool)
         AuthorityCommand::Show(ShowArgs {}) => {
             client.authority(proto::AuthorityRequest {}).await.map_err(|s| understand(&s))?.into_inner()
         }
-        AuthorityCommand::Rotate(RotateArgs {}) => {
-            let request = proto::RotateAuthorityRequest {};
+        AuthorityCommand::Rotate(RotateArgs { linger }) => {
+            let linger_ms = Some(u64::try_from(linger.as_millis()).unwrap_or(u64::MAX));
+            let request = proto::RotateAuthorityRequest { linger_ms };
             let rotated = client.rotate_authority(request).await.map_err(|s| understand(&s))?.into_inner();
             rotated.authority.unwrap_or_default()
         }
@@ -115,7 +130,7 @@ fn text(authority: &AuthorityDocument) -> String {
         "introduced" => "a new authority signs for labors; the old one for the server still",
         _ => "the new authority signs everything; the old one is trusted still",
     };
-    let ends = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(authority.ends_ms));
+    let ends = time(authority.ends_ms);
     let mut text = format!("{}: {stage}\nthe newest one ends at {ends}\n", authority.stage);
     if !authority.waits_for.is_empty() {
         text.push_str("it waits for these labors to show a new certificate:\n");
@@ -123,5 +138,24 @@ fn text(authority: &AuthorityDocument) -> String {
             text.push_str(&format!("  {labor}  {fleet}\n"));
         }
     }
+    if let Some(until) = authority.clients_until_ms {
+        text.push_str(&format!(
+            "clients over TCP are shown a certificate of the old one until {}:\n\
+             until then, give each what `overseer token ca` prints, which has both;\n\
+             after that, one that has only the old one is refused\n",
+            time(until)
+        ));
+    } else if authority.stage != "settled" {
+        text.push_str(
+            "clients over TCP that have only the old one are refused when the new one signs for the server:\n\
+             give each what `overseer token ca` prints, which has both\n",
+        );
+    }
     text
+}
+
+/// Of milliseconds since the epoch, as RFC 3339.
+fn time(ms: u64) -> String {
+    let at = UNIX_EPOCH.checked_add(Duration::from_millis(ms)).unwrap_or(UNIX_EPOCH);
+    humantime::format_rfc3339_seconds(at).to_string()
 }

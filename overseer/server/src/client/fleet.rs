@@ -156,6 +156,8 @@ pub(super) struct FleetDocument {
     started_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     given_up: Option<CauseDocument>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stopped_by: Option<CauseDocument>,
 }
 
 impl From<proto::Fleet> for FleetDocument {
@@ -181,6 +183,7 @@ impl From<proto::Fleet> for FleetDocument {
             pending: fleet.pending,
             started_ms: Some(fleet.started_ms).filter(|ms| *ms > 0),
             given_up: fleet.given_up.map(cause),
+            stopped_by: fleet.stopped_by.map(cause),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use overseer::fleet::{StartChildError, StartError};
 use overseer::local::Local;
-use overseer::{ControlPlane, Count, Fleet, FleetName, Labor, LaborId};
+use overseer::{Cause, ControlPlane, Count, Fleet, FleetName, Labor, LaborId};
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -71,6 +71,8 @@ pub(crate) struct Snapshot {
     pub(crate) count: Count,
     /// Keys that wait for the next start.
     pub(crate) pending: Vec<&'static str>,
+    /// Why it has stopped by itself, or is about to.
+    pub(crate) stopped_by: Option<Cause>,
 }
 
 /// What was done to reach a number of labors.
@@ -252,15 +254,24 @@ impl FleetSlot {
             Phase::Running(running) => (State::Running { since: running.since }, Some(running)),
             Phase::Stopping(running) => (State::Stopping { since: running.since }, Some(running)),
         };
-        let Some(running) = running else {
-            return Snapshot { state, plan, wanted, by_hand, count: Count::default(), pending };
+        let stopped = |stopped_by| Snapshot {
+            state,
+            plan: plan.clone(),
+            wanted,
+            by_hand,
+            count: Count::default(),
+            pending: pending.clone(),
+            stopped_by,
         };
-        match running.fleet.count_children().await {
-            Ok(count) => Snapshot { state, plan: running.plan, wanted, by_hand, count, pending },
-            // It has stopped by itself: its escalation is to stop.
-            Err(_) => {
-                Snapshot { state: State::Stopped, plan, wanted, by_hand, count: Count::default(), pending }
+        let Some(running) = running else { return stopped(None) };
+        let stopped_by = running.fleet.stopped_by().cloned();
+        match (running.fleet.count_children().await, stopped_by) {
+            (Ok(count), stopped_by) => {
+                let state =
+                    if stopped_by.is_some() { State::Stopping { since: running.since } } else { state };
+                Snapshot { state, plan: running.plan, wanted, by_hand, count, pending, stopped_by }
             }
+            (Err(_), stopped_by) => Snapshot { state: State::Stopped, ..stopped(stopped_by) },
         }
     }
 
@@ -294,6 +305,10 @@ impl FleetSlot {
         let fleet = match running {
             Some(fleet) => fleet,
             None => {
+                if let Some(stopped) = self.labors() {
+                    // By itself: it may have its last words to write.
+                    stopped.stop().await;
+                }
                 let plan = {
                     let mut inner = self.inner.write();
                     inner.phase = Phase::Starting;

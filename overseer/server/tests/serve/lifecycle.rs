@@ -3,7 +3,9 @@
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 
-use crate::world::{World, eventually};
+use rustix::process::{Signal, kill_process};
+
+use crate::world::{Serving, World, eventually};
 
 const END: &str = "on_stop = \"end\"";
 
@@ -139,4 +141,55 @@ fn commands_find_the_server_and_the_data_that_the_configuration_names() {
         (&checked["ok"], &checked["data"]),
         (&true.into(), &world.path("data").to_str().unwrap().into())
     );
+}
+
+#[test]
+fn a_fleet_that_its_escalation_has_stopped_says_why_until_it_is_started_again() {
+    let world = World::new();
+    let stops = "labors = 2\nescalation = \"stop_fleet\"\nintensity = { restarts = 0, period = \"1h\" }";
+    world.configure(END, &[("web", stops)]);
+    let mut serving = world.serve();
+    world.wait_ready("web", 2);
+    let web = world.fleet("web");
+    for pid in world.nodes_of("web") {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+    let line = serving.wait_for("the fleet ends all its labors and itself");
+    assert!(line.contains("ERROR") && line.contains(&web) && line.contains("more than 0 restarts"), "{line}");
+    eventually("it has stopped", || world.ask(["fleet", "show", &web])["state"] == "stopped");
+    for asked in [vec!["fleet", "list"], vec!["status"]] {
+        let fleet = world.ask(&asked)["fleets"][0].clone();
+        assert_eq!((&fleet["state"], &fleet["stopped_by"]["code"]), (&"stopped".into(), &"policy".into()));
+    }
+    for asked in [vec!["fleet", "list"], vec!["status"], vec!["fleet", "show", &web]] {
+        let text = world.overseer(&asked).exits(0).stdout;
+        let words: Vec<_> = text.split_whitespace().collect();
+        assert!(words.join(" ").contains("overseer fleet start"), "{text}");
+    }
+    world.ask(["fleet", "start", &web]);
+    world.wait_ready("web", 2);
+    assert!(world.ask(["fleet", "show", &web])["stopped_by"].is_null());
+    serving.stop();
+}
+
+#[test]
+fn a_death_is_a_line_in_the_log_and_what_was_asked_for_is_no_warning() {
+    let world = World::new();
+    world.configure(END, &[("web", "labors = 1")]);
+    let mut serving = Serving::start(world.command(["serve", "-v"]));
+    serving.wait_for("the fleet has started");
+    serving.wait_for("is ready");
+    world.wait_ready("web", 1);
+    for pid in world.nodes_of("web") {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+    let line = serving.wait_for("a labor is replaced");
+    assert!(line.contains("WARN") && line.contains(&world.fleet("web")) && line.contains("cause="), "{line}");
+    world.wait_ready("web", 1);
+    world.ask(["fleet", "drain", &world.fleet("web")]);
+    let line = serving.wait_for("a labor has ended");
+    assert!(line.contains("INFO"), "{line}");
+    world.ask(["fleet", "stop", &world.fleet("web")]);
+    serving.wait_for("the fleet has ended");
+    serving.stop();
 }

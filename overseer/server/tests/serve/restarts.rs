@@ -33,6 +33,7 @@ fn labors_that_are_kept_go_on_under_the_next_server() {
         assert_eq!(code, if signal == Signal::TERM { 0 } else { -1 });
         let said = serving.rest();
         assert!(!said.iter().any(|line| line.contains("cut off")), "every connection has ended: {said:?}");
+        assert!(!said.iter().any(|line| line.contains("WARN")), "nothing is wrong: {said:?}");
         assert!(!world.nodes().is_empty());
         serving = world.serve();
         world.wait_ready("web", 2);

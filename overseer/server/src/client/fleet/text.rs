@@ -43,6 +43,13 @@ pub(super) fn show(shown: &Shown) -> String {
             cause.text
         ));
     }
+    if let Some(cause) = &shown.fleet.stopped_by {
+        let (name, state) = (&shown.fleet.name, shown.fleet.state);
+        text.push_str(&format!(
+            "\n{state}, for {}\n`overseer fleet start {name}` starts it again\n",
+            cause.text.replace('\n', " ")
+        ));
+    }
     let labors = shown.children.as_deref().unwrap_or_default();
     if labors.is_empty() {
         return text;
@@ -109,6 +116,9 @@ pub(in crate::client) fn header(names: &[&str]) -> Vec<Cell> {
 
 fn notes(fleet: &FleetDocument) -> String {
     let mut notes = Vec::new();
+    if let Some(cause) = &fleet.stopped_by {
+        notes.push(format!("`overseer fleet start {}`: {}", fleet.name, cause.text.replace('\n', " ")));
+    }
     if let Some(cause) = &fleet.given_up {
         notes.push(format!("given up: {}", cause.text.replace('\n', " ")));
     }
@@ -160,6 +170,7 @@ mod tests {
             pending: vec!["release".into(), "environment".into()],
             started_ms: Some(1),
             given_up: None,
+            stopped_by: None,
         }
     }
 
