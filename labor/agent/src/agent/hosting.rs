@@ -8,6 +8,7 @@ use overseer_protocol::proto::{self, report::Kind};
 use overseer_protocol::{Attempt, BootPhase, Cause, LogStream, ReleaseId, TaskId};
 use overseer_release::{Kind as ReleaseKind, Mode, Restart};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::given_up::GivenUp;
@@ -33,6 +34,7 @@ const MAX_STREAMS: usize = 64;
 #[derive(Default)]
 pub(super) struct Hosting {
     wanted: Option<Wanted>,
+    loading: Option<AbortHandle>,
     loaded: Option<Arc<Loaded>>,
     pub(super) host: Option<Host>,
     concurrency: u32,
@@ -114,6 +116,14 @@ impl Hosting {
         !busy
     }
 
+    /// What is wanted now is being loaded. Nobody waits for what was wanted before, and it might go on
+    /// for as long as it cannot be fetched.
+    pub(super) fn loads(&mut self, loading: AbortHandle) {
+        if let Some(before) = self.loading.replace(loading) {
+            before.abort();
+        }
+    }
+
     pub(super) fn ready(&self) -> Option<proto::Ready> {
         let loaded = self.loaded.as_ref().filter(|_| self.host.is_some())?;
         Some(proto::Ready {
@@ -159,8 +169,9 @@ impl Agent {
             Ok(loaded) => {
                 self.report(Kind::Loaded(proto::Loaded {
                     release: id.to_string(),
-                    fetched: loaded.fetched,
+                    fetched: loaded.bytes.fetched,
                     micros: loaded.micros,
+                    cached: loaded.bytes.cached,
                 }));
                 self.hosting.intensity = Intensity::default();
                 self.hosting.restart_at = None;
@@ -189,7 +200,7 @@ impl Agent {
 
     /// The release of a new order is up already.
     pub(super) fn say_loaded_already(&mut self, id: ReleaseId) {
-        self.report(Kind::Loaded(proto::Loaded { release: id.to_string(), fetched: 0, micros: 0 }));
+        self.report(Kind::Loaded(proto::Loaded { release: id.to_string(), ..Default::default() }));
         self.say_ready();
     }
 

@@ -72,8 +72,9 @@ impl Agent {
         }
         self.hosting.given_up = None;
         if self.hosting.order(id, restart, start_timeout) {
-            let loading = crate::load::load(self.bulk.clone(), self.directory.clone(), id, trust);
-            self.work.spawn(async move { Work::Loaded(id, loading.await) });
+            let loading = self.loader.clone().load(id, trust);
+            let loading = self.work.spawn(async move { Work::Loaded(id, loading.await) });
+            self.hosting.loads(loading);
         }
     }
 
