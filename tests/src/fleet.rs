@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use overseer::release::library_beside_program;
-use overseer::{Adapter, Fleet, FleetBuilder, Labor, Overseer, Quiet, Release};
+use overseer::{Adapter, Fleet, FleetBuilder, Labor, Overseer, Quiet, Release, ReleaseCache};
 
 use crate::patience::{eventually, within};
 use crate::processes;
@@ -29,7 +29,13 @@ pub fn builder<H: Overseer>(handler: H, adapter: impl Adapter) -> Built<H> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let name = format!("test-{}-{number}", std::process::id());
-    Fleet::builder(handler).name(name).adapter(adapter).release(probe())
+    Fleet::builder(handler).name(name).adapter(adapter).release(probe()).release_cache(release_cache())
+}
+
+/// What the labors of all tests keep of releases, beside the tests and not in the user's own cache.
+fn release_cache() -> ReleaseCache {
+    let tests = std::env::current_exe().expect("a test has a program");
+    ReleaseCache::at(tests.with_file_name("test-releases"))
 }
 
 /// A fleet that must leave nothing behind. Ends by [`TestFleet::end`].

@@ -22,8 +22,9 @@ pub struct Cables {
     shared: Arc<Shared>,
 }
 
-/// Whether a connection is to be cut now; asked before anything of the Overseer is passed on.
-pub type Censor = Box<dyn Fn() -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
+/// Whether a connection is to be cut now; asked before anything of the Overseer, so many bytes, is passed
+/// on.
+pub type Censor = Box<dyn Fn(usize) -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
 
 struct Shared {
     directory: tempfile::TempDir,
@@ -162,7 +163,7 @@ async fn pass(near: &mut UnixStream, far: &mut UnixStream, shared: &Weak<Shared>
         while let Ok(count @ 1..) = from_far.read(&mut buffer).await {
             let Some(shared) = shared.upgrade() else { return };
             if let Some(censor) = &shared.censor
-                && censor().await
+                && censor(count).await
             {
                 return;
             }

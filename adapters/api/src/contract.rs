@@ -99,6 +99,7 @@ impl<'a> Scene<'a> {
             on_lease_lost: OnLeaseLost::End,
             owner_pipe: self.adapter().capabilities().owner_pipe,
             directory: directory.map(|d| d.join(format!("{}-{}", key.labor, key.generation))),
+            cache: Default::default(),
             environment: Default::default(),
         };
         Request { key: key.clone(), bootstrap, resources: Resources::default() }

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use overseer_protocol::{Bootstrap, JoinTokenError};
+use overseer_protocol::{Amount, AmountError, Bootstrap, JoinTokenError};
 use serde::Serialize;
 
 use crate::document::{self, Source, SourceError};
@@ -17,6 +17,7 @@ const EXAMPLES: &str = "\
 Examples:
   overseer labor --bootstrap /run/overseer/bootstrap.json --directory /var/lib/labor
   overseer labor --stdin < bootstrap.json
+  overseer labor --stdin --cache /var/cache/releases --cache-quota 10GiB < bootstrap.json
   OVERSEER_BOOTSTRAP=\"$(cat bootstrap.json)\" overseer labor
   overseer labor join overseer-join-…          on a machine of your own
 
@@ -51,10 +52,41 @@ pub struct LaborArgs {
     /// temporary directory
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// Log JSON to standard error, one document on a line, and say at the end in one on standard
     /// output how it ended
     #[arg(long)]
     json: bool,
+}
+
+/// What is kept of releases, where that is not as the document says.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct CacheArgs {
+    /// Keep the chunks of releases here, shared with all agents of this user that are told the same,
+    /// instead of where the document says or below the directory above
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Keep so many bytes of them at most, such as 500MiB; 0 keeps nothing. The default is 2GiB
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    cache_quota: Option<u64>,
+}
+
+fn bytes(text: &str) -> Result<u64, AmountError> {
+    Ok(match Amount::parse_bytes(text)? {
+        Amount::Units(bytes) => bytes,
+        Amount::Unlimited => u64::MAX,
+    })
+}
+
+impl CacheArgs {
+    /// The document as the command line has it.
+    pub(crate) fn over(self, mut bootstrap: Bootstrap) -> Bootstrap {
+        let cache = &mut bootstrap.cache;
+        cache.directory = self.cache.or(cache.directory.take());
+        cache.quota = self.cache_quota.unwrap_or(cache.quota);
+        bootstrap
+    }
 }
 
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -122,7 +154,11 @@ pub fn main(args: LaborArgs) -> ExitCode {
         (None, false) => std::env::var(document::VARIABLE).map(Source::Text).map_err(|_| Fault::NoDocument),
     };
     log_to_stderr(args.json);
-    let (exit, fault) = match source.and_then(|source| start(source.read()?, args.directory, Tells::Nobody)) {
+    let started = source.and_then(|source| {
+        let bootstrap = args.cache.over(source.read()?);
+        start(bootstrap, args.directory, Tells::Nobody)
+    });
+    let (exit, fault) = match started {
         Ok(exit) => (exit, None),
         Err(fault) => (fault.exit(), Some(fault)),
     };
@@ -198,7 +234,35 @@ pub(crate) fn log_to_stderr(json: bool) {
 
 #[cfg(test)]
 mod tests {
+    use overseer_protocol::ReleaseCache;
+
     use super::*;
+
+    #[test]
+    fn the_command_line_is_over_the_document() {
+        #[derive(clap::Parser)]
+        struct Program {
+            #[command(flatten)]
+            labor: LaborArgs,
+        }
+        let read = |args: &[&str]| {
+            let all = ["labor", "--stdin"].iter().chain(args);
+            <Program as clap::Parser>::try_parse_from(all).map(|program| program.labor.cache)
+        };
+        let told = |args: &[&str], cache: ReleaseCache| {
+            let mut document = crate::document::tests::document(false);
+            document.cache = cache;
+            read(args).unwrap().over(document).cache
+        };
+        let here = ReleaseCache::at("/here").quota(7);
+        assert_eq!(told(&[], here.clone()), here);
+        assert_eq!(told(&["--cache", "/there"], here.clone()), ReleaseCache::at("/there").quota(7));
+        assert_eq!(told(&["--cache-quota", "3KiB"], here.clone()), here.clone().quota(3072));
+        assert_eq!(told(&["--cache-quota", "0"], here.clone()).quota, 0);
+        assert_eq!(told(&["--cache-quota=unlimited"], here).quota, u64::MAX);
+        let error = read(&["--cache-quota", "much"]).unwrap_err().to_string();
+        assert!(error.contains("--cache-quota") && error.contains("whole number of bytes"), "{error}");
+    }
 
     #[test]
     fn the_help_lists_every_exit_code() {

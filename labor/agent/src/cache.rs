@@ -68,6 +68,11 @@ impl Directory {
         self.releases().join(format!("{id}.index"))
     }
 
+    /// Where it is, unless it goes with the agent.
+    pub(crate) fn lasting(&self) -> Option<&Path> {
+        (!self.temporary).then_some(&self.root)
+    }
+
     /// Where the plugin host works.
     pub(crate) fn work(&self) -> PathBuf {
         self.root.join("work")

@@ -101,12 +101,12 @@ fn from_reader(input: &mut impl Read) -> Result<Bootstrap, SourceError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use overseer_protocol::{Claim, Endpoint, Generation, LaborId, OnLeaseLost, Secret};
 
     use super::*;
 
-    fn document(owner_pipe: bool) -> Bootstrap {
+    pub(crate) fn document(owner_pipe: bool) -> Bootstrap {
         Bootstrap {
             format: 1,
             fleet: "farm".parse().unwrap(),
@@ -123,6 +123,7 @@ mod tests {
             on_lease_lost: OnLeaseLost::End,
             owner_pipe,
             directory: None,
+            cache: Default::default(),
             environment: Default::default(),
         }
     }

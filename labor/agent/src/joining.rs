@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode, Stdio};
 use overseer_protocol::{Bootstrap, Claim, FleetName, JoinToken, MAX_JOIN_TOKEN_BYTES, Secret};
 use rustix::fs::MemfdFlags;
 
-use crate::args::{self, Fault};
+use crate::args::{self, CacheArgs, Fault};
 use crate::marker;
 use crate::tells::Tells;
 
@@ -42,6 +42,8 @@ pub(crate) struct JoinArgs {
     /// overseer-labor/FLEET
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// Say what happens in documents on standard output, one on a line, and log JSON to standard
     /// error
     #[arg(long)]
@@ -63,7 +65,7 @@ pub(crate) fn main(args: JoinArgs) -> ExitCode {
             None => default_directory(&bootstrap.fleet).ok_or(Fault::NoDirectory)?,
         };
         let tells = Tells::Joined { fleet: bootstrap.fleet.clone(), until, json: args.json };
-        args::start(bootstrap, Some(directory), tells)
+        args::start(args.cache.clone().over(bootstrap), Some(directory), tells)
     });
     let (exit, fault) = match ended {
         Ok(exit) => (exit, None),

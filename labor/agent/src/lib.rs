@@ -11,7 +11,8 @@
 //! | the link: dial, join, attach, renew | `connect`, `join`, `session` |
 //! | what waits to be sent | `outbox`, `telemetry`, `spool`, `logs` |
 //! | calls: admission, deadlines, cancel | `calls` |
-//! | a release: fetch, verify, cache | `load`, `cache`, `bulk` |
+//! | a release: fetch, verify, unpack | `load`, `cache`, `bulk` |
+//! | what the agents of a host keep of releases | `host_cache` |
 //! | the process that runs it | [`host`], `restart` |
 //! | what plugins leave behind | [`marker`], `orphans` |
 //! | what ties them together | `agent` |
@@ -29,6 +30,7 @@ mod exit;
 mod facts;
 mod files;
 pub mod host;
+mod host_cache;
 mod join;
 mod joining;
 mod load;

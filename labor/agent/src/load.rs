@@ -1,19 +1,34 @@
 //! A release, from the order to run it to its unpacked, verified tree.
+//!
+//! A blocking thread unpacks, and takes each chunk from the cache of the host or from the network;
+//! beside it what is missing is fetched, and fetched on after the connection broke.
+
+mod fetch;
+mod source;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use overseer_protocol::proto;
 use overseer_protocol::{BootPhase, Cause, ReleaseId};
-use overseer_release::{Manifest, Signature, SourceError, StoredChunk, Trust, UnpackError, Verified};
-use tokio::sync::mpsc;
-use tonic::Streaming;
+use overseer_release::{Manifest, Signature, Trust, UnpackError, Verified};
 
+use self::fetch::Fetch;
+use self::source::{Source, Wanted};
 use crate::bulk::{Bulk, BulkError};
 use crate::cache::Directory;
+use crate::host_cache::{HostCache, InUse};
 
-/// Chunks between the network and the disk.
-const AHEAD: usize = 4;
+/// Where releases come from, and where they go. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Loader {
+    pub(crate) bulk: Bulk,
+    pub(crate) directory: Directory,
+    /// What the agents of the host share; none where there is no use in it.
+    pub(crate) cache: Option<Arc<HostCache>>,
+}
 
 /// A release that may run.
 #[derive(Debug, Clone)]
@@ -21,9 +36,26 @@ pub(crate) struct Loaded {
     pub(crate) id: ReleaseId,
     pub(crate) manifest: Manifest,
     pub(crate) directory: PathBuf,
-    /// Bytes that travelled.
-    pub(crate) fetched: u64,
+    pub(crate) bytes: Bytes,
     pub(crate) micros: u64,
+    /// Its chunks stay in the cache while it is, or may be, running.
+    _in_use: Option<InUse>,
+}
+
+/// Where the bytes of a release came from; as they were there, so compressed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Bytes {
+    /// Travelled.
+    pub(crate) fetched: u64,
+    /// The cache of the host had them.
+    pub(crate) cached: u64,
+}
+
+/// The same while they come.
+#[derive(Debug, Default)]
+struct Counts {
+    fetched: AtomicU64,
+    cached: AtomicU64,
 }
 
 /// Why it may not, or did not come.
@@ -37,6 +69,8 @@ pub(crate) enum LoadError {
     OtherRelease(ReleaseId),
     #[error("the Overseer sent chunk {found} in place of {expected}; load the release again")]
     OtherChunk { found: String, expected: String },
+    #[error("the chunks ended early")]
+    EndedEarly,
     #[error("the release's directory: {0}; check space and permissions there")]
     Disk(#[from] std::io::Error),
 }
@@ -54,47 +88,153 @@ impl From<UnpackError> for LoadError {
     }
 }
 
-/// Takes it from the cache, or fetches, verifies and unpacks it. Nothing is fetched but the index
-/// before that is verified.
-pub(crate) async fn load(
-    bulk: Bulk,
-    directory: Directory,
-    id: ReleaseId,
-    trust: Trust,
-) -> Result<Loaded, LoadError> {
-    let start = Instant::now();
-    let place = directory.release(id);
-    let done = |verified: &Verified, fetched| Loaded {
-        id,
-        manifest: verified.manifest.clone(),
-        directory: place.clone(),
-        fetched,
-        micros: u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
+impl Counts {
+    fn add(counter: &AtomicU64, bytes: usize) {
+        counter.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn bytes(&self) -> Bytes {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Bytes { fetched: of(&self.fetched), cached: of(&self.cached) }
+    }
+}
+
+/// A release's index, with whoever signed it.
+struct Found {
+    reply: proto::ReleaseIndexReply,
+    verified: Verified,
+    in_use: Option<InUse>,
+}
+
+impl Loader {
+    /// Whether the first release must surely be fetched.
+    pub(crate) fn has_nothing(&self) -> bool {
+        self.directory.has_no_release() && self.cache.as_ref().is_none_or(|cache| cache.is_empty())
+    }
+
+    /// Takes it from the agent's directory, else from the cache of the host, else from the Overseer;
+    /// verifies and unpacks it. Nothing but the index is fetched before that is verified. A broken
+    /// connection is no end: it goes on, for as long as the caller waits.
+    pub(crate) async fn load(self, id: ReleaseId, trust: Trust) -> Result<Loaded, LoadError> {
+        let start = Instant::now();
+        let place = self.directory.release(id);
+        let done = |found: Found, bytes| Loaded {
+            id,
+            manifest: found.verified.manifest.clone(),
+            directory: place.clone(),
+            bytes,
+            micros: u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
+            _in_use: found.in_use,
+        };
+        if let Some(reply) = self.directory.stored_index(id)
+            && let Ok(verified) = verify(&reply, &trust)
+        {
+            let in_use = self.keep_index(id, &reply);
+            return Ok(done(Found { reply, verified, in_use }, Bytes::default()));
+        }
+        let counts = Arc::new(Counts::default());
+        let found = match self.cached_index(id, &trust) {
+            Some(found) => {
+                Counts::add(&counts.cached, found.reply.index.len());
+                found
+            }
+            None => self.fetched_index(id, &trust, &counts).await?,
+        };
+        // A tree without its index is from an agent that was killed in between: the tree is complete
+        // all the same, for it is moved into place as a whole.
+        if !place.is_dir() {
+            self.unpack(&found.verified, &counts, place.clone()).await?;
+        }
+        self.directory.store_index(id, &found.reply);
+        Ok(done(found, counts.bytes()))
+    }
+
+    /// Another agent of the host has had it. Whoever signed it may be trusted here or not.
+    fn cached_index(&self, id: ReleaseId, trust: &Trust) -> Option<Found> {
+        let (reply, in_use) = self.cache.as_ref()?.index(id)?;
+        let verified = verify(&reply, trust).ok()?;
+        Some(Found { reply, verified, in_use: Some(in_use) })
+    }
+
+    async fn fetched_index(
+        &self,
+        id: ReleaseId,
+        trust: &Trust,
+        counts: &Arc<Counts>,
+    ) -> Result<Found, LoadError> {
+        let reply = fetch::index(&self.bulk, id).await?;
+        Counts::add(&counts.fetched, reply.index.len());
+        let found = ReleaseId::of_index(&reply.index);
+        if found != id {
+            return Err(LoadError::OtherRelease(found));
+        }
+        let verified = verify(&reply, trust)?;
+        let in_use = self.keep_index(id, &reply);
+        Ok(Found { reply, verified, in_use })
+    }
+
+    fn keep_index(&self, id: ReleaseId, reply: &proto::ReleaseIndexReply) -> Option<InUse> {
+        let cache = self.cache.as_ref()?;
+        cache.keep_index(id, reply).inspect_err(|error| cache.complain(error)).ok()
+    }
+
+    /// Unpacks on a blocking thread while chunks arrive.
+    async fn unpack(
+        &self,
+        verified: &Verified,
+        counts: &Arc<Counts>,
+        place: PathBuf,
+    ) -> Result<(), LoadError> {
+        let verified = Arc::new(verified.clone());
+        let (mut source, wanted) = Source::new(verified.clone(), self.cache.clone(), counts.clone());
+        let for_thread = verified.clone();
+        let mut unpacking = tokio::task::spawn_blocking(move || {
+            source.ask();
+            let unpacked = overseer_release::unpack(&for_thread, &mut source, &place);
+            (unpacked, source.has_kept())
+        });
+        let fetch = Fetch { bulk: &self.bulk, verified: &verified, fetched: &counts.fetched };
+        let (failed, unpacked) = tokio::select! {
+            unpacked = &mut unpacking => (None, unpacked),
+            failed = deliver(&fetch, wanted) => (Some(failed), (&mut unpacking).await),
+        };
+        let (unpacked, has_kept) = match unpacked {
+            Ok(done) => done,
+            Err(panic) => return Err(std::io::Error::other(panic).into()),
+        };
+        if let Some(cache) = self.cache.clone().filter(|_| has_kept) {
+            // Nobody waits for it.
+            tokio::task::spawn_blocking(move || cache.evict_surplus());
+        }
+        match (failed, unpacked) {
+            // Another agent with the same directory was faster.
+            (_, Ok(()) | Err(UnpackError::Exists(_))) => Ok(()),
+            // When chunks did not come, that is why it was not unpacked.
+            (Some(error), Err(UnpackError::Source { .. })) => Err(error),
+            (_, Err(error)) => Err(error.into()),
+        }
+    }
+}
+
+/// Fetches what is wanted until something cannot be had. Whoever wants it sees that nothing comes.
+async fn deliver(fetch: &Fetch<'_>, wanted: Wanted) -> LoadError {
+    let Wanted { missing, chunks, single, instead } = wanted;
+    let all = async {
+        let missing = missing.await.unwrap_or_default();
+        fetch.chunks(&missing, &chunks).await
     };
-    if let Some(stored) = directory.stored_index(id)
-        && let Ok(verified) = verify(&stored, &trust)
-    {
-        return Ok(done(&verified, 0));
+    // One that the cache had, and that was no good: it is not kept waiting by those that come later.
+    let again = async {
+        let mut single = single;
+        while let Some(position) = single.recv().await {
+            fetch.chunks(&[position], &instead).await?;
+        }
+        Ok(())
+    };
+    match tokio::try_join!(all, again) {
+        Ok(_) => std::future::pending().await,
+        Err(error) => error,
     }
-    let mut user = bulk.open().await?;
-    let request = proto::ReleaseRequest { release: id.to_string() };
-    let reply = user.client.release_index(request).await.map_err(BulkError::from)?.into_inner();
-    let found = ReleaseId::of_index(&reply.index);
-    if found != id {
-        return Err(LoadError::OtherRelease(found));
-    }
-    let verified = verify(&reply, &trust)?;
-    let mut fetched = reply.index.len() as u64;
-    // A tree without its index is from an agent that was killed in between: the tree is complete
-    // all the same, for it is moved into place as a whole.
-    if !place.is_dir() {
-        let chunks = verified.chunks.iter().map(|c| c.digest.0.to_vec().into()).collect();
-        let request = proto::FetchChunksRequest { release: id.to_string(), chunks };
-        let pieces = user.client.fetch_chunks(request).await.map_err(BulkError::from)?.into_inner();
-        fetched += unpack(&verified, pieces, place.clone()).await?;
-    }
-    directory.store_index(id, &reply);
-    Ok(done(&verified, fetched))
 }
 
 fn verify(reply: &proto::ReleaseIndexReply, trust: &Trust) -> Result<Verified, LoadError> {
@@ -106,68 +246,4 @@ fn verify(reply: &proto::ReleaseIndexReply, trust: &Trust) -> Result<Verified, L
         }
     }
     overseer_release::verify(&reply.index, &signatures, trust).map_err(|r| UnpackError::from(r).into())
-}
-
-/// Unpacks on a blocking thread while chunks arrive; gives the bytes that travelled.
-async fn unpack(
-    verified: &Verified,
-    pieces: Streaming<proto::Piece>,
-    place: PathBuf,
-) -> Result<u64, LoadError> {
-    let (tx, mut rx) = mpsc::channel::<StoredChunk>(AHEAD);
-    let for_thread = verified.clone();
-    let unpacking = tokio::task::spawn_blocking(move || {
-        let source = |_| rx.blocking_recv().ok_or_else(|| SourceError::from("the connection ended"));
-        overseer_release::unpack(&for_thread, source, &place)
-    });
-    let received = receive(verified, pieces, tx).await;
-    let unpacked = match unpacking.await {
-        Ok(unpacked) => unpacked,
-        Err(panic) => return Err(std::io::Error::other(panic).into()),
-    };
-    // When chunks did not come, that is why it was not unpacked.
-    match (received, unpacked) {
-        (Err(error), Err(UnpackError::Source { .. })) => Err(error),
-        // Another agent with the same cache was faster.
-        (Ok(fetched), Ok(()) | Err(UnpackError::Exists(_))) => Ok(fetched),
-        (_, Err(error)) => Err(error.into()),
-        (Err(error), Ok(())) => Err(error),
-    }
-}
-
-async fn receive(
-    verified: &Verified,
-    mut pieces: Streaming<proto::Piece>,
-    tx: mpsc::Sender<StoredChunk>,
-) -> Result<u64, LoadError> {
-    let mut fetched = 0;
-    for chunk in &verified.chunks {
-        let mut stored = StoredChunk { zstd: false, data: Vec::new() };
-        loop {
-            let piece = pieces.message().await.map_err(BulkError::from)?;
-            let piece = piece.ok_or_else(|| {
-                BulkError::from(tonic::Status::data_loss("the chunks ended early; load the release again"))
-            })?;
-            if piece.digest[..] != chunk.digest.0 {
-                let found = piece.digest.iter().map(|b| format!("{b:02x}")).collect();
-                return Err(LoadError::OtherChunk { found, expected: chunk.digest.to_string() });
-            }
-            fetched += piece.data.len() as u64;
-            stored.zstd |= piece.zstd;
-            if stored.data.is_empty() {
-                stored.data = piece.data.into();
-            } else {
-                stored.data.extend_from_slice(&piece.data);
-            }
-            // The decoder refuses it by name; more of it need not be kept for that.
-            if piece.last || stored.data.len() > chunk.size as usize {
-                break;
-            }
-        }
-        if tx.send(stored).await.is_err() {
-            // The unpacker has refused something and says what.
-            break;
-        }
-    }
-    Ok(fetched)
 }

@@ -1,12 +1,14 @@
 //! One agent, from its document to its end.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use overseer_protocol::Bootstrap;
 
 use crate::agent::Agent;
 use crate::cache::Directory;
 use crate::exit::Exit;
+use crate::host_cache::HostCache;
 use crate::owner::Owner;
 use crate::signals::Signals;
 use crate::tells::Tells;
@@ -56,8 +58,12 @@ pub async fn run(config: AgentConfig) -> Exit {
             return Exit::Usage;
         }
     };
+    let cache = HostCache::open(&bootstrap.cache, directory.lasting()).unwrap_or_else(|error| {
+        tracing::warn!("{error}; releases are fetched whole");
+        None
+    });
     tokio::spawn(crate::orphans::reap());
-    let exit = Agent::new(bootstrap, directory, tells).run(owner, signals).await;
+    let exit = Agent::new(bootstrap, directory, cache.map(Arc::new), tells).run(owner, signals).await;
     // The owner may be gone, so nobody else would: what a plugin has left outside of its group.
     crate::marker::end_others();
     exit

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::{Claim, FleetName};
+use crate::{Claim, FleetName, ReleaseCache};
 
 /// Largest bootstrap document, in bytes, so that it fits EC2 user data.
 pub const MAX_BOOTSTRAP_BYTES: usize = 16 * 1024;
@@ -59,6 +59,9 @@ pub struct Bootstrap {
     /// Where the agent keeps its files; a directory of its own choice when absent.
     #[serde(default)]
     pub directory: Option<std::path::PathBuf>,
+    /// What the node keeps of releases.
+    #[serde(default, skip_serializing_if = "ReleaseCache::is_default")]
+    pub cache: ReleaseCache,
     /// Passed on to the plugin host's environment.
     #[serde(default)]
     pub environment: std::collections::BTreeMap<String, String>,
@@ -170,14 +173,22 @@ mod tests {
             on_lease_lost: OnLeaseLost::End,
             owner_pipe: true,
             directory: None,
+            cache: Default::default(),
             environment: Default::default(),
         }
     }
 
     #[test]
     fn a_document_is_read_back() {
-        let document = document();
-        assert_eq!(Bootstrap::from_json(&document.to_json().unwrap()).unwrap(), document);
+        let plain = document();
+        for cache in
+            [ReleaseCache::default(), ReleaseCache::none(), ReleaseCache::at("/var/cache/o").quota(7)]
+        {
+            let document = Bootstrap { cache, ..plain.clone() };
+            assert_eq!(Bootstrap::from_json(&document.to_json().unwrap()).unwrap(), document);
+        }
+        // What is as always takes no room.
+        assert!(!String::from_utf8(plain.to_json().unwrap()).unwrap().contains("cache"));
     }
 
     #[test]

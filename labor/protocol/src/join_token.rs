@@ -120,6 +120,7 @@ mod tests {
             on_lease_lost: OnLeaseLost::End,
             owner_pipe: false,
             directory: None,
+            cache: Default::default(),
             environment: Default::default(),
         };
         JoinToken { bootstrap, until: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123) }

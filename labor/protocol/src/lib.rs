@@ -13,6 +13,7 @@ mod id;
 mod identity;
 mod join_token;
 mod log_stream;
+mod release_cache;
 mod resources;
 mod secret;
 mod state;
@@ -29,6 +30,7 @@ pub use id::{Attempt, FleetName, Generation, HostId, IdError, LaborId, ReleaseId
 pub use identity::{Claim, Identity, IdentityError};
 pub use join_token::{JOIN_TOKEN_PREFIX, JoinToken, JoinTokenError, MAX_JOIN_TOKEN_BYTES};
 pub use log_stream::LogStream;
+pub use release_cache::ReleaseCache;
 pub use resources::{Amount, AmountError, Resources};
 pub use secret::Secret;
 pub use state::LaborState;

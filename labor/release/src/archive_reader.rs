@@ -4,14 +4,14 @@ use std::path::Path;
 
 use tar::{Archive, EntryType, Header};
 
-use crate::chunk::{ChunkDecoder, StoredChunk};
+use crate::chunk::ChunkDecoder;
 use crate::index::{Digest, Index};
 use crate::manifest::{MANIFEST_FILE, Manifest};
 use crate::manifest_file::MAX_MANIFEST;
 use crate::path::{ArchivePath, MAX_PATH};
 use crate::refused::Refused;
 use crate::trust::Verified;
-use crate::unpack::{SourceError, UnpackError};
+use crate::unpack::{ChunkSource, UnpackError};
 
 /// What an entry of an archive is.
 pub(crate) enum Content<'a> {
@@ -28,14 +28,11 @@ pub(crate) enum Content<'a> {
 
 /// Reads an archive out of chunks, each checked before a byte of it is looked at, and shows every
 /// entry to `visit` after it was checked. What was visited is good only if this returns `Ok`.
-pub(crate) fn read_archive<F>(
+pub(crate) fn read_archive(
     verified: &Verified,
-    source: F,
+    source: impl ChunkSource,
     mut visit: impl FnMut(&ArchivePath, Content<'_>) -> Result<(), UnpackError>,
-) -> Result<(), UnpackError>
-where
-    F: FnMut(usize) -> Result<StoredChunk, SourceError>,
-{
+) -> Result<(), UnpackError> {
     let bytes = RawBytes::new(verified, source)?;
     let mut archive = Archive::new(bytes);
     let mut seen = Seen::default();
@@ -256,27 +253,34 @@ impl<R: Read> Read for Whole<'_, R> {
 }
 
 /// The raw archive, chunk by chunk.
-struct RawBytes<'a, F> {
+struct RawBytes<'a, S> {
     index: &'a Index,
-    source: F,
+    source: S,
     decoder: ChunkDecoder,
     next: usize,
     at: usize,
     whole: blake3::Hasher,
 }
 
-impl<'a, F: FnMut(usize) -> Result<StoredChunk, SourceError>> RawBytes<'a, F> {
-    fn new(index: &'a Index, source: F) -> Result<Self, UnpackError> {
+impl<'a, S: ChunkSource> RawBytes<'a, S> {
+    fn new(index: &'a Index, source: S) -> Result<Self, UnpackError> {
         let decoder = ChunkDecoder::new().map_err(from_io)?;
         Ok(Self { index, source, decoder, next: 0, at: 0, whole: blake3::Hasher::new() })
     }
 
     fn next_chunk(&mut self) -> Result<bool, UnpackError> {
         let Some(declared) = self.index.chunks.get(self.next) else { return Ok(false) };
-        let chunk =
-            (self.source)(self.next).map_err(|source| UnpackError::Source { chunk: self.next, source })?;
-        let raw = self.decoder.decode(self.next, declared, chunk)?;
-        self.whole.update(raw);
+        let position = self.next;
+        let missing = |source| UnpackError::Source { chunk: position, source };
+        let mut chunk = self.source.chunk(position).map_err(missing)?;
+        while let Err(refused) = self.decoder.decode(position, declared, chunk) {
+            match self.source.instead(position, &refused) {
+                Some(other) => chunk = other.map_err(missing)?,
+                None => return Err(refused.into()),
+            }
+        }
+        self.source.verified(position);
+        self.whole.update(self.decoder.raw());
         self.next += 1;
         self.at = 0;
         Ok(true)
@@ -303,7 +307,7 @@ impl<'a, F: FnMut(usize) -> Result<StoredChunk, SourceError>> RawBytes<'a, F> {
     }
 }
 
-impl<F: FnMut(usize) -> Result<StoredChunk, SourceError>> Read for RawBytes<'_, F> {
+impl<S: ChunkSource> Read for RawBytes<'_, S> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if self.at == self.decoder.raw().len() && !self.next_chunk().map_err(io::Error::other)? {
             return Ok(0);

@@ -44,4 +44,4 @@ pub use package::{Package, PackageError};
 pub use path::{ArchivePath, MAX_PATH, PathFault};
 pub use refused::Refused;
 pub use trust::{MAX_SIGNATURES, Trust, Unsigned, Verified, verify};
-pub use unpack::{PARTIAL_PREFIX, SourceError, UnpackError, remove_partials, unpack};
+pub use unpack::{ChunkSource, PARTIAL_PREFIX, SourceError, UnpackError, remove_partials, unpack};

@@ -16,6 +16,30 @@ const COPY_BUFFER: usize = 256 * 1024;
 /// Why a chunk could not be had, in the words of whoever fetches it.
 pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Where the chunks of a release come from. A closure that gives the chunk at a position is one.
+pub trait ChunkSource {
+    /// The chunk at this position of the index. Asked for in the index's order, and may wait.
+    ///
+    /// # Errors
+    /// It cannot be had: nothing is unpacked.
+    fn chunk(&mut self, position: usize) -> Result<StoredChunk, SourceError>;
+
+    /// Another chunk for this position, for the one that was given is refused; none where there is
+    /// no better one, and the refusal is the end. It may be refused, too, and is asked for again then.
+    fn instead(&mut self, _position: usize, _refused: &Refused) -> Option<Result<StoredChunk, SourceError>> {
+        None
+    }
+
+    /// The last chunk that was given, for this position, is the one that the index declares.
+    fn verified(&mut self, _position: usize) {}
+}
+
+impl<F: FnMut(usize) -> Result<StoredChunk, SourceError>> ChunkSource for F {
+    fn chunk(&mut self, position: usize) -> Result<StoredChunk, SourceError> {
+        self(position)
+    }
+}
+
 /// Why nothing was unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
@@ -67,10 +91,7 @@ impl UnpackError {
 ///
 /// # Errors
 /// [`UnpackError`]; `target` does not exist then, unless it did before.
-pub fn unpack<F>(verified: &Verified, source: F, target: &Path) -> Result<(), UnpackError>
-where
-    F: FnMut(usize) -> Result<StoredChunk, SourceError>,
-{
+pub fn unpack(verified: &Verified, source: impl ChunkSource, target: &Path) -> Result<(), UnpackError> {
     if target.symlink_metadata().is_ok() {
         return Err(UnpackError::Exists(target.to_owned()));
     }

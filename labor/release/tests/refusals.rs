@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use common::*;
 use overseer_release::{
-    Digest, Index, IndexChunk, MAX_CHUNK, Refused, SigningKey, StoredChunk, Trust, UnpackError, Unsigned,
-    unpack, verify,
+    ChunkSource, Digest, Index, IndexChunk, MAX_CHUNK, Refused, SigningKey, SourceError, StoredChunk, Trust,
+    UnpackError, Unsigned, unpack, verify,
 };
 use proptest::prelude::*;
 use tar::EntryType;
@@ -281,6 +281,58 @@ fn a_wrong_or_missing_chunk_is_named() {
     let error = unpack(&verified(&lie, &trust()), |at| Ok(chunk(at)), &target).unwrap_err();
     assert_eq!(error.code(), "release.digest");
     assert_eq!(names(dir.path()), [""; 0]);
+}
+
+/// Gives damaged chunks first.
+struct Damaging<'a> {
+    chunks: &'a [StoredChunk],
+    /// How often each one is damaged.
+    damaged: usize,
+    given: Vec<usize>,
+    verified: Vec<usize>,
+}
+
+impl Damaging<'_> {
+    fn give(&mut self, position: usize) -> StoredChunk {
+        let mut chunk = self.chunks[position].clone();
+        chunk.data[0] ^= u8::from(self.given[position] < self.damaged);
+        self.given[position] += 1;
+        chunk
+    }
+}
+
+impl ChunkSource for &mut Damaging<'_> {
+    fn chunk(&mut self, position: usize) -> Result<StoredChunk, SourceError> {
+        Ok(self.give(position))
+    }
+
+    fn instead(&mut self, position: usize, refused: &Refused) -> Option<Result<StoredChunk, SourceError>> {
+        assert_eq!(refused.code(), "release.chunk_digest");
+        (self.given[position] < 3).then(|| Ok(self.give(position)))
+    }
+
+    fn verified(&mut self, position: usize) {
+        self.verified.push(position);
+    }
+}
+
+#[test]
+fn a_source_may_give_another_chunk_for_one_that_is_refused() {
+    let tar = TarMaker::good().file("big", &noise(3 << 20)).bytes();
+    let index = index_of(&tar);
+    let chunks: Vec<StoredChunk> =
+        tar.chunks(MAX_CHUNK).map(|data| StoredChunk { zstd: false, data: data.to_vec() }).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("release");
+    let source = |damaged| Damaging { chunks: &chunks, damaged, given: vec![0; 4], verified: vec![] };
+    let mut hopeless = source(3);
+    let error = unpack(&verified(&index, &trust()), &mut hopeless, &target).unwrap_err();
+    assert_eq!(error.code(), "release.chunk_digest");
+    assert_eq!((hopeless.given, hopeless.verified), (vec![3, 0, 0, 0], vec![]));
+    assert_eq!(names(dir.path()), [""; 0]);
+    let mut patient = source(2);
+    unpack(&verified(&index, &trust()), &mut patient, &target).unwrap();
+    assert_eq!((patient.given, patient.verified), (vec![3; 4], vec![0, 1, 2, 3]));
 }
 
 proptest! {

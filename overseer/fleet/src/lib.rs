@@ -29,6 +29,7 @@ struct Readme;
 pub mod accept;
 pub mod authority;
 pub mod blobs;
+mod cache_directory;
 pub mod call;
 pub mod callbacks;
 pub mod check;
@@ -62,6 +63,7 @@ pub mod trace;
 mod init;
 
 pub use async_trait::async_trait;
+pub use cache_directory::{cache_directory, labor_cache};
 pub use call::{CallError, CallOptions};
 pub use callbacks::{BoxError, FleetEvent, Overseer, Quiet};
 pub use control_plane::ControlPlane;
@@ -76,7 +78,7 @@ pub use overseer_adapter_local as local;
 pub use overseer_plugin::record::{Body, Record};
 pub use overseer_protocol::{
     Attempt, BootPhase, CallErrorCode, Cause, Facts, FleetName, Generation, HostId, LaborId, LaborState,
-    LogStream, ReleaseId, Resources, TaskId,
+    LogStream, ReleaseCache, ReleaseId, Resources, TaskId,
 };
 pub use release::Release;
 pub use tasks::{Retry, RetryCause, SubmitError, Task, TaskError, TaskFailure, TaskOptions, TaskState};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use overseer::release::ReleaseBuilder;
-use overseer::{Adapter, BoxError, ControlPlane, Fleet, FleetBuilder, Labor, Quiet, Release};
+use overseer::{Adapter, BoxError, ControlPlane, Fleet, FleetBuilder, Labor, Quiet, Release, ReleaseCache};
 
 const MIB: usize = 1024 * 1024;
 
@@ -21,7 +21,7 @@ impl Bench {
         let directory = tempfile::tempdir()?;
         let library = overseer::release::library_beside_program("probe_plugin")?;
         let rest = MIB.saturating_sub(std::fs::metadata(library)?.len() as usize);
-        let release = release(directory.path(), "small", rest)?;
+        let release = release(directory.path(), "small", &random("small", rest))?;
         let plane = ControlPlane::builder().listen(([127, 0, 0, 1], 0).into()).start().await?;
         Ok(Self { plane, directory, release, fleets: AtomicUsize::new(0) })
     }
@@ -35,6 +35,15 @@ impl Bench {
         self.directory.path()
     }
 
+    /// The same, with what its labors keep of releases.
+    pub(crate) async fn fleet_with(
+        &self,
+        adapter: impl Adapter,
+        cache: ReleaseCache,
+    ) -> Result<Fleet, BoxError> {
+        Ok(self.builder(adapter, self.release.clone()).release_cache(cache).start().await?)
+    }
+
     /// A fleet of the 1 MiB release with the library's defaults.
     pub(crate) async fn fleet(&self, adapter: impl Adapter) -> Result<Fleet, BoxError> {
         Ok(self.builder(adapter, self.release.clone()).start().await?)
@@ -43,12 +52,28 @@ impl Bench {
     pub(crate) fn builder(&self, adapter: impl Adapter, release: Release) -> FleetBuilder<Quiet> {
         let number = self.fleets.fetch_add(1, Ordering::Relaxed);
         let name = format!("bench-{number}");
-        Fleet::quiet().name(name).adapter(adapter).release(release).control_plane(&self.plane)
+        // In the bench's own cache: that of the user has had these releases by an earlier run.
+        let cache = ReleaseCache::at(self.directory.path().join("cache"));
+        let fleet = Fleet::quiet().name(name).adapter(adapter).release(release);
+        fleet.release_cache(cache).control_plane(&self.plane)
     }
 
     /// The plugin with so many random bytes beside it.
     pub(crate) fn release_with(&self, name: &str, bytes: usize) -> Result<Release, BoxError> {
-        release(self.directory.path(), name, bytes)
+        release(self.directory.path(), name, &random(name, bytes))
+    }
+
+    /// As [`Bench::release_with`], with so many bytes in the middle that are others.
+    pub(crate) fn release_changed(
+        &self,
+        name: &str,
+        bytes: usize,
+        changed: usize,
+    ) -> Result<Release, BoxError> {
+        let mut all = random(name, bytes);
+        let middle = bytes / 2;
+        all[middle..middle + changed].copy_from_slice(&random("changed", changed));
+        release(self.directory.path(), &format!("{name}-changed"), &all)
     }
 }
 
@@ -61,13 +86,17 @@ pub(crate) async fn ready(fleet: &Fleet, labors: usize) -> Result<Vec<Labor>, Bo
     Ok(labors)
 }
 
-fn release(directory: &Path, name: &str, random: usize) -> Result<Release, BoxError> {
+/// The same bytes in every run, and no two alike.
+fn random(name: &str, bytes: usize) -> Vec<u8> {
+    let mut random = vec![0; bytes];
+    blake3::Hasher::new().update(name.as_bytes()).finalize_xof().fill(&mut random);
+    random
+}
+
+fn release(directory: &Path, name: &str, random: &[u8]) -> Result<Release, BoxError> {
     let library = overseer::release::library_beside_program("probe_plugin")?;
     let file: PathBuf = directory.join(name);
-    // The same bytes in every run, and no two alike.
-    let mut bytes = vec![0; random];
-    blake3::Hasher::new().update(name.as_bytes()).finalize_xof().fill(&mut bytes);
-    std::fs::write(&file, bytes)?;
+    std::fs::write(&file, random)?;
     let builder = ReleaseBuilder::plugin("probe-plugin", "1.0.0", library).file("random", file);
     Ok(Release::pack(builder)?)
 }

@@ -1,9 +1,10 @@
-//! From `start_child` on an empty local node to ready: paired, release shipped, plugin loaded.
+//! From `start_child` on an empty local node to ready: paired, release unpacked, plugin loaded. The
+//! host has had the release, but where it says otherwise.
 
 use std::time::Instant;
 
 use overseer::local::Local;
-use overseer::{BoxError, Fleet};
+use overseer::{BoxError, Fleet, ReleaseCache};
 
 use crate::bench::{Bench, ready};
 use crate::row::{Against, Row, Unit, millis};
@@ -14,13 +15,16 @@ pub(crate) async fn rows(bench: &Bench) -> Result<Vec<Row>, BoxError> {
     starts(&fleet, 1, 2).await?;
     let one = Row::new("start to ready, 1 labor", Unit::Milliseconds, starts(&fleet, 1, 40).await?)
         .against(Against::recorded("Elixir", 279.0))
-        .goal(20.0);
+        .goal(15.0);
     let eight = Row::new("start to ready, 8 at once", Unit::Milliseconds, starts(&fleet, 8, 12).await?)
         .against(Against::recorded("Elixir", 1968.0))
         .goal(80.0);
     let all = Row::new("start to ready, 64 at once", Unit::Milliseconds, starts(&fleet, 64, 5).await?);
     fleet.stop().await;
-    Ok(vec![one, eight, all.goal(600.0)])
+    let fleet = bench.fleet_with(Local::new(), ReleaseCache::none()).await?;
+    let fetched = Row::new("same, without a cache", Unit::Milliseconds, starts(&fleet, 1, 40).await?);
+    fleet.stop().await;
+    Ok(vec![one, fetched, eight, all.goal(600.0)])
 }
 
 /// Milliseconds until all of so many labors are ready.

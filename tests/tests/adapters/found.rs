@@ -33,6 +33,7 @@ fn request(key: &NodeKey, room: &Path) -> Request {
         on_lease_lost: OnLeaseLost::End,
         owner_pipe: true,
         directory: Some(room.join(key.labor.to_string())),
+        cache: Default::default(),
         environment: Default::default(),
     };
     Request { key: key.clone(), bootstrap, resources: Resources::default() }

@@ -22,6 +22,7 @@ mod queues;
 mod recovery;
 mod releases;
 mod restarts;
+mod shipping;
 mod starts;
 mod swallowed;
 mod tasks;

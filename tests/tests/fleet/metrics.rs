@@ -10,7 +10,7 @@ use overseer_tests::{TestFleet, builder, eventually, labor, processes, within};
 use rustix::process::Signal;
 
 /// The value of a sample: the metric, and parts of its labels.
-fn value(page: &Page, name: &str, labels: &[&str]) -> f64 {
+pub(crate) fn value(page: &Page, name: &str, labels: &[&str]) -> f64 {
     let text = page.text(Format::Prometheus);
     let is_it = |line: &&str| {
         let rest = line.strip_prefix(name).unwrap_or("x");

@@ -72,7 +72,7 @@ async fn a_labor_whose_answer_was_lost_on_its_way_joins_nevertheless() {
     let (store, cut) = (plane.clone(), Arc::new(AtomicBool::new(false)));
     let once = Arc::clone(&cut);
     // The first thing that the Overseer says when the claim is used up is not heard.
-    let censor = move || -> Pin<Box<dyn Future<Output = bool> + Send>> {
+    let censor = move |_| -> Pin<Box<dyn Future<Output = bool> + Send>> {
         let (plane, once) = (store.clone(), Arc::clone(&once));
         Box::pin(async move {
             if once.load(Ordering::Relaxed) {

@@ -8,6 +8,7 @@ use overseer_protocol::proto::{self, report::Kind};
 use overseer_protocol::{Attempt, BootPhase, Cause, LogStream, ReleaseId, TaskId};
 use overseer_release::{Kind as ReleaseKind, Mode, Restart};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::given_up::GivenUp;
@@ -33,6 +34,9 @@ const MAX_STREAMS: usize = 64;
 #[derive(Default)]
 pub(super) struct Hosting {
     wanted: Option<Wanted>,
+    loading: Option<AbortHandle>,
+    /// What the last load took, when the Overseer has not been told.
+    untold: Option<proto::Loaded>,
     loaded: Option<Arc<Loaded>>,
     pub(super) host: Option<Host>,
     concurrency: u32,
@@ -114,6 +118,19 @@ impl Hosting {
         !busy
     }
 
+    /// Whether what is wanted is being loaded.
+    pub(super) fn is_loading(&self) -> bool {
+        self.wanted.is_some_and(|wanted| wanted.loading)
+    }
+
+    /// What is wanted now is being loaded. Nobody waits for what was wanted before, and it might go on
+    /// for as long as it cannot be fetched.
+    pub(super) fn loads(&mut self, loading: AbortHandle) {
+        if let Some(before) = self.loading.replace(loading) {
+            before.abort();
+        }
+    }
+
     pub(super) fn ready(&self) -> Option<proto::Ready> {
         let loaded = self.loaded.as_ref().filter(|_| self.host.is_some())?;
         Some(proto::Ready {
@@ -157,11 +174,13 @@ impl Agent {
         wanted.loading = false;
         match outcome {
             Ok(loaded) => {
-                self.report(Kind::Loaded(proto::Loaded {
+                self.hosting.untold = Some(proto::Loaded {
                     release: id.to_string(),
-                    fetched: loaded.fetched,
+                    fetched: loaded.bytes.fetched,
                     micros: loaded.micros,
-                }));
+                    cached: loaded.bytes.cached,
+                });
+                self.say_loaded(id);
                 self.hosting.intensity = Intensity::default();
                 self.hosting.restart_at = None;
                 self.start_host(Arc::new(loaded), true);
@@ -187,10 +206,15 @@ impl Agent {
         }
     }
 
-    /// The release of a new order is up already.
-    pub(super) fn say_loaded_already(&mut self, id: ReleaseId) {
-        self.report(Kind::Loaded(proto::Loaded { release: id.to_string(), fetched: 0, micros: 0 }));
-        self.say_ready();
+    /// Says that it is loaded; and once, as soon as there is a session, what that took.
+    pub(super) fn say_loaded(&mut self, id: ReleaseId) {
+        if self.session.is_none() {
+            // The next one orders it again.
+            return;
+        }
+        let plain = || proto::Loaded { release: id.to_string(), ..Default::default() };
+        let loaded = self.hosting.untold.take().filter(|loaded| loaded.release == id.to_string());
+        self.report(Kind::Loaded(loaded.unwrap_or_else(plain)));
     }
 
     fn start_host(&mut self, loaded: Arc<Loaded>, first: bool) {

@@ -25,6 +25,8 @@ use crate::cache::Directory;
 use crate::calls::{self, Calls};
 use crate::exit::Exit;
 use crate::facts;
+use crate::host_cache::HostCache;
+use crate::load::Loader;
 use crate::logs::Logs;
 use crate::marker;
 use crate::outbox::Outbox;
@@ -49,6 +51,7 @@ pub(crate) struct Agent {
     standing: Standing,
     outbox: Outbox,
     bulk: Bulk,
+    loader: Loader,
     logs: Logs,
     /// Notified when the host may be read again.
     room: Arc<Notify>,
@@ -93,7 +96,12 @@ fn end_what_is_marked() {
 
 impl Agent {
     /// Starts to dial; everything else follows from what comes back.
-    pub(crate) fn new(bootstrap: Bootstrap, directory: Directory, tells: Tells) -> Self {
+    pub(crate) fn new(
+        bootstrap: Bootstrap,
+        directory: Directory,
+        cache: Option<Arc<HostCache>>,
+        tells: Tells,
+    ) -> Self {
         let room = Arc::new(Notify::new());
         let standing = Standing::new();
         let outbox = Outbox::new(room.clone());
@@ -104,8 +112,9 @@ impl Agent {
         let release_keys = bootstrap.release_keys.clone();
         let environment = bootstrap.environment.clone();
         let prepared = bulk.clone();
+        let loader = Loader { bulk: bulk.clone(), directory: directory.clone(), cache };
         // A node without a release will fetch one: its connection is opened beside the session's.
-        let fetches = std::cell::Cell::new(directory.has_no_release());
+        let fetches = std::cell::Cell::new(loader.has_nothing());
         let link = Link::new(Dialer {
             bootstrap,
             facts: facts::gather(directory.root()),
@@ -127,6 +136,7 @@ impl Agent {
             standing,
             outbox,
             bulk,
+            loader,
             logs,
             room,
             link,

@@ -63,7 +63,8 @@ impl Agent {
         };
         if self.hosting.runs_already(id) {
             self.hosting.order(id, restart, start_timeout);
-            self.say_loaded_already(id);
+            self.say_loaded(id);
+            self.say_ready();
             return;
         }
         if self.gave_up(id) {
@@ -72,8 +73,12 @@ impl Agent {
         }
         self.hosting.given_up = None;
         if self.hosting.order(id, restart, start_timeout) {
-            let loading = crate::load::load(self.bulk.clone(), self.directory.clone(), id, trust);
-            self.work.spawn(async move { Work::Loaded(id, loading.await) });
+            let loading = self.loader.clone().load(id, trust);
+            let loading = self.work.spawn(async move { Work::Loaded(id, loading.await) });
+            self.hosting.loads(loading);
+        } else if !self.hosting.is_loading() {
+            // Its host is being started.
+            self.say_loaded(id);
         }
     }
 

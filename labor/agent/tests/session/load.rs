@@ -108,7 +108,7 @@ async fn a_signed_release_is_fetched_once_and_then_taken_from_the_cache() {
     overseer.order(load(&release, ""));
     let loaded = overseer
         .until(|seen| match seen {
-            Seen::Chunks | Seen::Index => panic!("fetched again"),
+            Seen::Chunks(_) | Seen::Index => panic!("fetched again"),
             Seen::Reported(_, report::Kind::Loaded(loaded)) => Some(loaded),
             _ => None,
         })
@@ -130,7 +130,7 @@ async fn a_release_that_nobody_trusted_has_signed_is_refused_before_a_byte_of_it
     overseer.order(load(&release, "require"));
     let said = overseer
         .until(|seen| match seen {
-            Seen::Chunks => panic!("chunks of a release that is not trusted"),
+            Seen::Chunks(_) => panic!("chunks of a release that is not trusted"),
             Seen::Reported(_, report::Kind::LoadFailed(failed)) => Some(Cause::from_bytes(&failed.cause)),
             _ => None,
         })

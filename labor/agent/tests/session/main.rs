@@ -9,3 +9,4 @@ mod logs;
 mod node;
 mod overseer;
 mod services;
+mod shipping;

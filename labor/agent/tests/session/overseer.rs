@@ -33,7 +33,8 @@ pub enum Seen {
     Renewed,
     Detached,
     Index,
-    Chunks,
+    /// So many.
+    Chunks(usize),
 }
 
 /// What it does; tests change it as they go.
@@ -52,6 +53,8 @@ pub struct Script {
     pub package: Option<Package>,
     /// Changes a chunk on its way.
     pub damages_chunks: bool,
+    /// Breaks a stream of chunks after so many pieces, once for each number, the last one first.
+    pub breaks_chunks: Vec<usize>,
     pub blobs: HashMap<String, Bytes>,
 }
 
@@ -145,6 +148,7 @@ impl Overseer {
             life: 3600,
             package: None,
             damages_chunks: false,
+            breaks_chunks: Vec::new(),
             blobs: HashMap::new(),
         };
         let shared = Arc::new(Shared {
@@ -191,6 +195,7 @@ impl Overseer {
             on_lease_lost: OnLeaseLost::End,
             owner_pipe: true,
             directory: None,
+            cache: Default::default(),
             environment: Default::default(),
         }
     }

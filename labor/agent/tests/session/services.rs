@@ -160,8 +160,9 @@ impl Bulk for Services {
         request: Request<proto::FetchChunksRequest>,
     ) -> Result<Response<Self::FetchChunksStream>, Status> {
         certified(&request)?;
-        self.0.seen.send(Seen::Chunks).unwrap();
-        let script = self.0.script.lock();
+        self.0.seen.send(Seen::Chunks(request.get_ref().chunks.len())).unwrap();
+        let mut script = self.0.script.lock();
+        let breaks = script.breaks_chunks.pop();
         let package = script.package.as_ref().ok_or_else(|| Status::not_found("no such release"))?;
         let mut pieces = Vec::new();
         for digest in &request.into_inner().chunks {
@@ -181,6 +182,10 @@ impl Bulk for Services {
                     ..Piece::default()
                 }));
             }
+        }
+        if let Some(after) = breaks {
+            pieces.truncate(after);
+            pieces.push(Err(Status::unavailable("the line is cut")));
         }
         Ok(Response::new(Box::pin(tokio_stream::iter(pieces))))
     }

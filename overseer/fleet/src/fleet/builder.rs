@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overseer_adapter::Adapter;
-use overseer_protocol::{FleetName, Resources};
+use overseer_protocol::{FleetName, ReleaseCache, Resources};
 use ractor::Actor;
 
 use super::actor::{FleetActor, FleetArguments};
@@ -84,6 +84,7 @@ pub struct FleetBuilder<H: Overseer> {
     options: Options,
     resources: Resources,
     environment: BTreeMap<String, String>,
+    cache: ReleaseCache,
     plane: Option<ControlPlane>,
 }
 
@@ -107,6 +108,7 @@ impl<H: Overseer> Fleet<H> {
             options: Options::default(),
             resources: Resources::default(),
             environment: BTreeMap::new(),
+            cache: ReleaseCache::default(),
             plane: None,
         }
     }
@@ -210,6 +212,14 @@ impl<H: Overseer> FleetBuilder<H> {
         self
     }
 
+    /// What the nodes keep of releases, so that a chunk travels to a host once. Default: 2 GiB; on this
+    /// machine, in [`labor_cache`](crate::labor_cache), for all labors of this user.
+    #[must_use]
+    pub fn release_cache(mut self, cache: ReleaseCache) -> Self {
+        self.cache = cache;
+        self
+    }
+
     /// The control plane to run in; an embedded one of its own when none is given.
     #[must_use]
     pub fn control_plane(mut self, plane: &ControlPlane) -> Self {
@@ -255,6 +265,7 @@ impl<H: Overseer> FleetBuilder<H> {
         let _ = shared.records.set(Arc::clone(&records));
         let (nodes_plane, nodes_shared) = (plane.clone(), Arc::clone(&shared));
         let (resources, release_keys, environment) = (self.resources, self.trust, self.environment);
+        let cache = self.cache;
         let nodes = Box::new(move |actor| Nodes {
             embedded: nodes_plane.is_embedded(),
             owns_plane,
@@ -264,6 +275,7 @@ impl<H: Overseer> FleetBuilder<H> {
             resources,
             release_keys,
             environment,
+            cache,
             actor,
             records,
         });

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use overseer_adapter::{Adapter, AdapterError, Ended, NodeKey, Request};
-use overseer_protocol::{BootPhase, Bootstrap, Cause, Claim, Endpoint, LaborState, OnLeaseLost, Resources};
+use overseer_protocol::{
+    BootPhase, Bootstrap, Cause, Claim, Endpoint, LaborState, OnLeaseLost, ReleaseCache, Resources,
+};
 
 use super::actor::FleetMessage;
 use super::directories;
 use super::record_writer::RecordWriter;
 use super::shared::FleetShared;
+use crate::cache_directory::labor_cache;
 use crate::claims::{Claims, NewClaim, millis};
 use crate::clock;
 use crate::control_plane::ControlPlane;
@@ -32,6 +35,7 @@ pub(crate) struct Nodes {
     pub(crate) resources: Resources,
     pub(crate) release_keys: Vec<String>,
     pub(crate) environment: BTreeMap<String, String>,
+    pub(crate) cache: ReleaseCache,
     pub(crate) embedded: bool,
     /// The control plane was made for this fleet and ends with it.
     pub(crate) owns_plane: bool,
@@ -190,7 +194,13 @@ impl Nodes {
         let capabilities = self.adapter.capabilities();
         let reachable = |e: &&Endpoint| capabilities.same_machine || matches!(e, Endpoint::Tcp(_));
         let endpoints = self.plane.endpoints().iter().filter(reachable).cloned().collect();
+        let mut cache = self.cache.clone();
+        if capabilities.same_machine && cache.directory.is_none() {
+            // All labors of this user share it, whoever their Overseer is.
+            cache.directory = labor_cache().or_else(|| Some(self.plane.directory().join("cache")));
+        }
         Bootstrap {
+            cache,
             owner_pipe: self.embedded && capabilities.owner_pipe,
             // On this machine it goes away with the control plane's own directory, at the latest.
             directory: capabilities.same_machine.then(|| directories::of(self.plane.directory(), life)),
@@ -213,6 +223,7 @@ impl Nodes {
             on_lease_lost: OnLeaseLost::End,
             owner_pipe: false,
             directory: None,
+            cache: self.cache.clone(),
             environment: self.environment.clone(),
         }
     }

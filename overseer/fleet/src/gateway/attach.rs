@@ -188,7 +188,11 @@ impl Attachment {
                 }
             }
             report::Kind::Loaded(loaded) => {
-                tracing::debug!(labor = %life.labor, fetched = loaded.fetched, micros = loaded.micros, "release loaded");
+                let proto::Loaded { fetched, cached, micros, .. } = loaded;
+                tracing::debug!(labor = %life.labor, fetched, cached, micros, "release loaded");
+                let metrics = &self.fleet.shared.metrics;
+                metrics.release_bytes.add_many("overseer", fetched);
+                metrics.release_bytes.add_many("cache", cached);
                 self.fleet.event(Event::Loaded(life));
             }
             report::Kind::Ready(ready) => {

@@ -39,6 +39,12 @@ pub const METRICS: &[Described] = &[
         "Time in each state on the way to ready: requested, booting, joining, connected, loaded.",
     ),
     row("overseer_labor_start_seconds", Histogram, FLEET, "Time from requested to ready."),
+    row(
+        "overseer_release_bytes_total",
+        Counter,
+        &["fleet", "from"],
+        "Bytes of releases that labors have loaded, compressed as they travel: from the overseer, or from the cache of their host.",
+    ),
     row("overseer_sessions", Gauge, FLEET, "Open sessions of labors."),
     row("overseer_heartbeats_received_total", Counter, FLEET, "Heartbeats that came."),
     row(

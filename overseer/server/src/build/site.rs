@@ -82,18 +82,13 @@ impl Site {
     }
 }
 
-/// The directory that survives from build to build: `$OVERSEER_CACHE`, else
-/// `$XDG_CACHE_HOME/overseer`, else `$HOME/.cache/overseer`.
+/// The directory that survives from build to build: see [`overseer::cache_directory`].
 ///
 /// # Errors
-/// None of the variables is an absolute path.
+/// There is none.
 pub(crate) fn cache_directory() -> Result<PathBuf, Failure> {
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute("OVERSEER_CACHE")
-        .or_else(|| absolute("XDG_CACHE_HOME").map(|path| path.join("overseer")))
-        .or_else(|| absolute("HOME").map(|path| path.join(".cache/overseer")))
-        .ok_or_else(|| {
-            Failure::input("build.cache", "there is no place for the cache: none of OVERSEER_CACHE, XDG_CACHE_HOME and HOME is an absolute path")
-                .help("set OVERSEER_CACHE to a directory that can be written")
-        })
+    overseer::cache_directory().ok_or_else(|| {
+        Failure::input("build.cache", "there is no place for the cache: none of OVERSEER_CACHE, XDG_CACHE_HOME and HOME is an absolute path")
+            .help("set OVERSEER_CACHE to a directory that can be written")
+    })
 }

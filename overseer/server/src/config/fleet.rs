@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use overseer::core::Options;
-use overseer::{Deadlines, Escalation, FleetName, Restart};
+use overseer::{Deadlines, Escalation, FleetName, ReleaseCache, Restart};
 
 use super::source::Source;
 use super::table::{Located, Table, Value};
@@ -47,6 +47,8 @@ pub(crate) struct FleetConfig {
     pub(crate) options: Options,
     /// Variables of what the labors run.
     pub(crate) environment: BTreeMap<String, String>,
+    /// What the nodes keep of releases.
+    pub(crate) release_cache: ReleaseCache,
 }
 
 impl FleetConfig {
@@ -84,8 +86,19 @@ impl FleetConfig {
             return Err(table.wrong("labors", &span, message, format!("allow max_labors = {kept}")));
         }
         let environment = environment(&table)?;
+        let release_cache = release_cache(&table, base)?;
         table.finish()?;
-        Ok(Self { name: parsed, adapter, release, trust, unsigned, labors: kept, options, environment })
+        Ok(Self {
+            name: parsed,
+            adapter,
+            release,
+            trust,
+            unsigned,
+            labors: kept,
+            options,
+            environment,
+            release_cache,
+        })
     }
 
     /// The keys whose values differ from another one's, but `labors`.
@@ -108,6 +121,7 @@ impl FleetConfig {
             ("task_retention", a.task_retention != b.task_retention),
             ("deadlines", a.deadlines != b.deadlines),
             ("environment", self.environment != other.environment),
+            ("release_cache", self.release_cache != other.release_cache),
         ];
         all.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
@@ -192,6 +206,17 @@ fn environment(table: &Table<'_, '_>) -> Result<BTreeMap<String, String>, Failur
         all.insert(name.to_owned(), value);
     }
     Ok(all)
+}
+
+fn release_cache(table: &Table<'_, '_>, base: &Path) -> Result<ReleaseCache, Failure> {
+    let mut cache = ReleaseCache::default();
+    if let Some(table) = table.table("release_cache", "release_cache = { quota = \"2GiB\" }")? {
+        let directory = table.text("directory", "\"/var/cache/overseer\"")?;
+        cache.directory = directory.map(|directory| base.join(directory.value));
+        cache.quota = table.bytes("quota")?.map_or(cache.quota, |quota| quota.value);
+        table.finish()?;
+    }
+    Ok(cache)
 }
 
 fn set(option: &mut Duration, value: Option<Located<Duration>>) {

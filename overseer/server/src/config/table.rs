@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
+use overseer_protocol::Amount;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -205,6 +206,21 @@ impl<'a, 'i> Table<'a, 'i> {
             Ok(duration) => return Ok(Some(Located { value: duration, span: value.span() })),
         };
         Err(self.wrong(key, &value.span(), message, help))
+    }
+
+    /// Bytes as text, with a unit or without.
+    pub(super) fn bytes(&self, key: &'static str) -> Result<Option<Located<u64>>, Failure> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let help =
+            format!("write a number and its unit, such as {key} = \"500MiB\", or {key} = \"0\" for none");
+        let DeValue::String(text) = value.get_ref() else {
+            return Err(self.expected(key, value, "a size as text", help));
+        };
+        match Amount::parse_bytes(text) {
+            Ok(Amount::Units(bytes)) => Ok(Some(Located { value: bytes, span: value.span() })),
+            Ok(Amount::Unlimited) => Ok(Some(Located { value: u64::MAX, span: value.span() })),
+            Err(error) => Err(self.wrong(key, &value.span(), error.to_string(), help)),
+        }
     }
 
     /// A table within this one.

@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use overseer::ReleaseCache;
+
 use super::*;
 
 /// A good file, to which each case adds its mistake.
@@ -20,7 +22,7 @@ fn the_example_is_a_configuration_and_says_the_defaults() {
             format!("{}\n", key.unwrap_or(line))
         })
         .collect();
-    assert!(uncommented.lines().filter(|line| line.contains(" = ")).count() == 28, "{uncommented}");
+    assert!(uncommented.lines().filter(|line| line.contains(" = ")).count() == 29, "{uncommented}");
     let said = parse(&uncommented).unwrap();
     assert_eq!(said.server, config.server);
     let name: FleetName = "web".parse().unwrap();
@@ -44,7 +46,7 @@ fn what_a_file_says_is_what_is_read() {
          unsigned = \"allow\"\nlabors = 3\nmax_labors = 5\nrestart = \"temporary\"\nheartbeat = \"2s\"\n\
          silence = \"6s\"\nlease = \"1m\"\ngrace = \"7s\"\nescalation = \"stop_fleet\"\n\
          task_retention = \"1h\"\nintensity = { restarts = 2, period = \"10s\" }\ndeadlines = { stop = \"9s\" }\n\
-         environment = { A = \"b\" }\n",
+         environment = { A = \"b\" }\nrelease_cache = { directory = \"cache\", quota = \"5MiB\" }\n",
     )
     .unwrap();
     assert_eq!(config.server.data.as_deref(), Some(Path::new("/etc/overseer/state")));
@@ -61,6 +63,7 @@ fn what_a_file_says_is_what_is_read() {
     assert_eq!((web.options.intensity, web.options.period.as_secs()), (2, 10));
     assert_eq!((web.options.silence.as_secs(), web.options.deadlines.stop.as_secs()), (6, 9));
     assert_eq!((web.environment["A"].as_str(), web.options.task_retention.as_secs()), ("b", 3600));
+    assert_eq!(web.release_cache, ReleaseCache::at("/etc/overseer/cache").quota(5 << 20));
 }
 
 /// What is added to a good file, its line from there on, the key, the code, and a part of the advice.
@@ -140,6 +143,28 @@ fn every_key_that_is_wrong_is_shown_with_what_would_be_right() {
             Some("fleets.web.environment.A="),
             "config.value",
             "without `=`",
+        ),
+        ("release_cache = 5", 4, Some("fleets.web.release_cache"), "config.value", "quota = \"2GiB\""),
+        (
+            "release_cache = { quota = 5 }",
+            4,
+            Some("fleets.web.release_cache.quota"),
+            "config.value",
+            "500MiB",
+        ),
+        (
+            "release_cache = { quota = \"much\" }",
+            4,
+            Some("fleets.web.release_cache.quota"),
+            "config.value",
+            "500MiB",
+        ),
+        (
+            "release_cache = { size = \"5\" }",
+            4,
+            Some("fleets.web.release_cache.size"),
+            "config.unknown_key",
+            "`quota`",
         ),
         ("deadlines = \"1m\"", 4, Some("fleets.web.deadlines"), "config.value", "{ boot = "),
         ("deadlines = { bot = \"1m\" }", 4, Some("fleets.web.deadlines.bot"), "config.unknown_key", "`boot`"),

@@ -28,6 +28,7 @@ pub(super) fn all() -> Vec<Check> {
         tool("cc", &["cc", "gcc", "clang"], "gcc", "C builds"),
         tool("make", &["make", "gmake"], "make", "Makefiles"),
         cache(),
+        releases(),
         temporary(),
         sockets(),
         tcp(),
@@ -97,6 +98,21 @@ fn cache() -> Check {
         }
     };
     writable("cache", &directory, FOR, "set OVERSEER_CACHE to a directory that can be written")
+}
+
+fn releases() -> Check {
+    const FOR: &str = "releases that travel once";
+    match overseer::labor_cache() {
+        Some(directory) => {
+            let advice =
+                "set OVERSEER_CACHE to a directory that can be written, else labors fetch releases whole";
+            let check = writable("cache of labors", &directory, FOR, advice);
+            // Labors do without.
+            let status = if check.status == Status::Missing { Status::Info } else { check.status };
+            Check { status, ..check }
+        }
+        None => Check::absent("cache of labors", Status::Info, FOR, "no place", "set OVERSEER_CACHE"),
+    }
 }
 
 fn temporary() -> Check {

@@ -344,7 +344,8 @@ impl FleetSlot {
             .silence(options.silence)
             .grace(options.grace)
             .lease(options.lease)
-            .deadlines(options.deadlines);
+            .deadlines(options.deadlines)
+            .release_cache(plan.config.release_cache.clone());
         builder = match plan.config.adapter {
             AdapterKind::Local => builder.adapter(Local::new()),
         };

@@ -8,6 +8,9 @@ fn the_doctor_says_what_is_here() {
     let checks = report["checks"].as_array().unwrap();
     let git = checks.iter().find(|c| c["name"] == "git").unwrap();
     assert_eq!(git["status"], "ok");
+    let labors = checks.iter().find(|c| c["name"] == "cache of labors").unwrap();
+    let place = world.path("cache/labors").display().to_string();
+    assert!(labors["found"].as_str().unwrap().starts_with(&place), "{labors}");
     let text = world.overseer(["doctor"]).exits(0).stdout;
     assert!(text.contains("can run here"), "{text}");
     // Not on a terminal: it is all there.

@@ -75,6 +75,7 @@ impl World {
             .env("XDG_STATE_HOME", self.path("state"))
             .env("XDG_CONFIG_HOME", self.path("config"))
             .env("STATE_DIRECTORY", self.path("state"))
+            .env("OVERSEER_CACHE", self.path("cache"))
             .env_remove("OVERSEER_SERVER")
             .env_remove("OVERSEER_SERVER_CA")
             .env_remove("OVERSEER_TOKEN")
