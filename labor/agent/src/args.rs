@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(told(&["--cache-quota", "0"], here.clone()).quota, 0);
         assert_eq!(told(&["--cache-quota=unlimited"], here).quota, u64::MAX);
         let error = read(&["--cache-quota", "much"]).unwrap_err().to_string();
-        assert!(error.contains("--cache-quota") && error.contains("whole number of bytes"), "{error}");
+        assert!(error.contains("--cache-quota") && error.contains("expected bytes"), "{error}");
     }
 
     #[test]

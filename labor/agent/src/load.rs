@@ -19,7 +19,7 @@ use self::fetch::Fetch;
 use self::source::{Source, Wanted};
 use crate::bulk::{Bulk, BulkError};
 use crate::cache::Directory;
-use crate::host_cache::{HostCache, InUse};
+use crate::host_cache::{HostCache, InUse, Kept};
 
 /// Where releases come from, and where they go. Clones are the same.
 #[derive(Clone)]
@@ -38,7 +38,7 @@ pub(crate) struct Loaded {
     pub(crate) directory: PathBuf,
     pub(crate) bytes: Bytes,
     pub(crate) micros: u64,
-    /// Its chunks stay in the cache while it is, or may be, running.
+    /// It stays in the cache while it is, or may be, running.
     _in_use: Option<InUse>,
 }
 
@@ -99,11 +99,12 @@ impl Counts {
     }
 }
 
-/// A release's index, with whoever signed it.
+/// What was signed of a release, and may run.
 struct Found {
     reply: proto::ReleaseIndexReply,
     verified: Verified,
-    in_use: Option<InUse>,
+    /// What the cache has of it.
+    kept: Option<Kept>,
 }
 
 impl Loader {
@@ -118,19 +119,19 @@ impl Loader {
     pub(crate) async fn load(self, id: ReleaseId, trust: Trust) -> Result<Loaded, LoadError> {
         let start = Instant::now();
         let place = self.directory.release(id);
-        let done = |found: Found, bytes| Loaded {
+        let done = |verified: &Verified, in_use, bytes| Loaded {
             id,
-            manifest: found.verified.manifest.clone(),
+            manifest: verified.manifest.clone(),
             directory: place.clone(),
             bytes,
             micros: u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
-            _in_use: found.in_use,
+            _in_use: in_use,
         };
-        if let Some(reply) = self.directory.stored_index(id)
-            && let Ok(verified) = verify(&reply, &trust)
+        if let Some(stored) = self.directory.stored_index(id)
+            && let Ok(verified) = verify(&stored, &trust)
         {
-            let in_use = self.keep_index(id, &reply);
-            return Ok(done(Found { reply, verified, in_use }, Bytes::default()));
+            let kept = self.cache.as_ref().and_then(|cache| cache.find(id));
+            return Ok(done(&verified, kept.map(|kept| kept.in_use()), Bytes::default()));
         }
         let counts = Arc::new(Counts::default());
         let found = match self.cached_index(id, &trust) {
@@ -140,28 +141,28 @@ impl Loader {
             }
             None => self.fetched_index(id, &trust, &counts).await?,
         };
+        let Found { reply, verified, kept } = found;
+        let (reply, verified) = (Arc::new(reply), Arc::new(verified));
+        let mut in_use = kept.as_ref().map(Kept::in_use);
         // A tree without its index is from an agent that was killed in between: the tree is complete
         // all the same, for it is moved into place as a whole.
         if !place.is_dir() {
-            self.unpack(&found.verified, &counts, place.clone()).await?;
+            let source = Source::new(verified.clone(), self.cache.clone(), kept, counts.clone());
+            in_use = self.unpack(source, &verified, &reply, &counts, place.clone()).await?.or(in_use);
         }
-        self.directory.store_index(id, &found.reply);
-        Ok(done(found, counts.bytes()))
+        self.directory.store_index(id, &reply);
+        Ok(done(&verified, in_use, counts.bytes()))
     }
 
     /// Another agent of the host has had it. Whoever signed it may be trusted here or not.
     fn cached_index(&self, id: ReleaseId, trust: &Trust) -> Option<Found> {
-        let (reply, in_use) = self.cache.as_ref()?.index(id)?;
+        let kept = self.cache.as_ref()?.find(id)?;
+        let reply = kept.reply().clone();
         let verified = verify(&reply, trust).ok()?;
-        Some(Found { reply, verified, in_use: Some(in_use) })
+        Some(Found { reply, verified, kept: Some(kept) })
     }
 
-    async fn fetched_index(
-        &self,
-        id: ReleaseId,
-        trust: &Trust,
-        counts: &Arc<Counts>,
-    ) -> Result<Found, LoadError> {
+    async fn fetched_index(&self, id: ReleaseId, trust: &Trust, counts: &Counts) -> Result<Found, LoadError> {
         let reply = fetch::index(&self.bulk, id).await?;
         Counts::add(&counts.fetched, reply.index.len());
         let found = ReleaseId::of_index(&reply.index);
@@ -169,36 +170,30 @@ impl Loader {
             return Err(LoadError::OtherRelease(found));
         }
         let verified = verify(&reply, trust)?;
-        let in_use = self.keep_index(id, &reply);
-        Ok(Found { reply, verified, in_use })
-    }
-
-    fn keep_index(&self, id: ReleaseId, reply: &proto::ReleaseIndexReply) -> Option<InUse> {
-        let cache = self.cache.as_ref()?;
-        cache.keep_index(id, reply).inspect_err(|error| cache.complain(error)).ok()
+        Ok(Found { reply, verified, kept: None })
     }
 
     /// Unpacks on a blocking thread while chunks arrive.
     async fn unpack(
         &self,
-        verified: &Verified,
-        counts: &Arc<Counts>,
+        (mut source, wanted): (Source, Wanted),
+        verified: &Arc<Verified>,
+        reply: &Arc<proto::ReleaseIndexReply>,
+        counts: &Counts,
         place: PathBuf,
-    ) -> Result<(), LoadError> {
-        let verified = Arc::new(verified.clone());
-        let (mut source, wanted) = Source::new(verified.clone(), self.cache.clone(), counts.clone());
-        let for_thread = verified.clone();
+    ) -> Result<Option<InUse>, LoadError> {
+        let (for_thread, reply) = (verified.clone(), reply.clone());
         let mut unpacking = tokio::task::spawn_blocking(move || {
-            source.ask();
+            source.ask(&reply);
             let unpacked = overseer_release::unpack(&for_thread, &mut source, &place);
-            (unpacked, source.has_kept())
+            (unpacked, source.in_use(), source.has_kept())
         });
-        let fetch = Fetch { bulk: &self.bulk, verified: &verified, fetched: &counts.fetched };
+        let fetch = Fetch { bulk: &self.bulk, verified, fetched: &counts.fetched };
         let (failed, unpacked) = tokio::select! {
             unpacked = &mut unpacking => (None, unpacked),
             failed = deliver(&fetch, wanted) => (Some(failed), (&mut unpacking).await),
         };
-        let (unpacked, has_kept) = match unpacked {
+        let (unpacked, in_use, has_kept) = match unpacked {
             Ok(done) => done,
             Err(panic) => return Err(std::io::Error::other(panic).into()),
         };
@@ -208,7 +203,7 @@ impl Loader {
         }
         match (failed, unpacked) {
             // Another agent with the same directory was faster.
-            (_, Ok(()) | Err(UnpackError::Exists(_))) => Ok(()),
+            (_, Ok(()) | Err(UnpackError::Exists(_))) => Ok(in_use),
             // When chunks did not come, that is why it was not unpacked.
             (Some(error), Err(UnpackError::Source { .. })) => Err(error),
             (_, Err(error)) => Err(error.into()),

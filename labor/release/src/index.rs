@@ -11,7 +11,7 @@ pub const MAX_INDEX: usize = 16 * 1024 * 1024;
 /// Smallest chunk but for the last one, in bytes.
 pub const MIN_CHUNK: usize = 32 * 1024;
 /// Chunks have about this size, in bytes: a change in one place costs two or three of them, and each
-/// costs a file in a cache and 100 bytes in the index.
+/// costs 90 bytes in the index.
 pub const AVERAGE_CHUNK: usize = 128 * 1024;
 /// Largest chunk, in bytes.
 pub const MAX_CHUNK: usize = 1024 * 1024;

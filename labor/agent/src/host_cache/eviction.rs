@@ -1,31 +1,17 @@
 //! What goes when there is too much: what was used longest ago, and nothing that runs.
 
-use std::collections::HashSet;
-use std::ffi::OsString;
-use std::fs::{self, DirEntry, File, Metadata};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::fs::{self, DirEntry, File};
+use std::io::{self, ErrorKind};
 use std::time::{Duration, SystemTime};
 
-use overseer_protocol::ReleaseId;
-use overseer_release::Index;
 use rustix::fs::{FlockOperation, flock, statvfs};
 
-use super::{HostCache, PARTIAL, index, open_file};
+use super::{Entry, HostCache, PARTIAL, open_file, remove_file};
 
-/// No agent takes so long to write a chunk.
+/// No agent takes so long to make a file.
 const LEFT_BEHIND: Duration = Duration::from_secs(3600);
 /// Most bytes of a disk that a cache leaves free for others; of a small one, a sixteenth.
 const LEFT_FREE: u64 = 256 << 20;
-
-/// Something that may go.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Entry {
-    used: SystemTime,
-    path: PathBuf,
-    bytes: u64,
-    is_index: bool,
-}
 
 impl HostCache {
     /// Makes room for a release whose archive has so many bytes: for its chunks here, and, for that
@@ -36,7 +22,7 @@ impl HostCache {
     pub(crate) fn make_room(&self, archive: u64) -> io::Result<()> {
         if archive > self.quota {
             let what = format!("a release of {archive} bytes is more than its quota of {}", self.quota);
-            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, what));
+            return Err(io::Error::new(ErrorKind::QuotaExceeded, what));
         }
         let lacking = self.lacking(archive)?;
         if lacking == 0 {
@@ -47,13 +33,13 @@ impl HostCache {
             0 => Ok(()),
             lacking => {
                 let what = format!("its disk is almost full, {lacking} bytes are missing");
-                Err(io::Error::new(io::ErrorKind::StorageFull, what))
+                Err(io::Error::new(ErrorKind::StorageFull, what))
             }
         }
     }
 
     fn lacking(&self, archive: u64) -> io::Result<u64> {
-        let disk = statvfs(&self.chunks)?;
+        let disk = statvfs(&self.releases)?;
         let left_free = (disk.f_blocks.saturating_mul(disk.f_frsize) / 16).min(LEFT_FREE);
         let needed = archive.saturating_mul(2).saturating_add(left_free);
         Ok(needed.saturating_sub(disk.f_bavail.saturating_mul(disk.f_frsize)))
@@ -73,26 +59,13 @@ impl HostCache {
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Ok(());
         }
-        let mut total = 0;
-        let mut in_use = HashSet::new();
-        let mut entries = Vec::new();
-        for entry in fs::read_dir(&self.indexes)? {
-            let Some(found) = look(&entry?, true)? else { continue };
-            total += found.bytes;
-            match chunks_in_use(&found) {
-                Some(chunks) => in_use.extend(chunks),
-                None => entries.push(found),
-            }
+        for entry in fs::read_dir(&self.releases)? {
+            remove_left_behind(&entry?)?;
         }
-        for entry in fs::read_dir(&self.chunks)? {
-            let Some(found) = look(&entry?, false)? else { continue };
-            total += found.bytes;
-            if !found.path.file_name().is_some_and(|name| in_use.contains(name)) {
-                entries.push(found);
-            }
-        }
-        let limit = limit(total);
+        let mut entries = self.entries()?;
         entries.sort();
+        let mut total = entries.iter().map(|entry| entry.bytes).sum();
+        let limit = limit(total);
         for entry in entries {
             if total <= limit {
                 break;
@@ -105,64 +78,28 @@ impl HostCache {
     }
 }
 
-/// Something of the cache's own; what a killed agent has left half written is removed.
-fn look(entry: &DirEntry, is_index: bool) -> io::Result<Option<Entry>> {
-    let name = entry.file_name();
-    let (partial, named) = (name.as_encoded_bytes().starts_with(PARTIAL.as_bytes()), is_digest(&name));
-    let meta = match entry.metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        meta => meta?,
+/// What a killed agent has left half made.
+fn remove_left_behind(entry: &DirEntry) -> io::Result<()> {
+    if !entry.file_name().as_encoded_bytes().starts_with(PARTIAL.as_bytes()) {
+        return Ok(());
+    }
+    let changed = match entry.metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        meta => meta?.modified()?,
     };
-    if partial && age(&meta)? > LEFT_BEHIND {
-        remove_file(&entry.path())?;
-    }
-    if !named || !meta.is_file() {
-        return Ok(None);
-    }
-    Ok(Some(Entry { used: meta.modified()?, path: entry.path(), bytes: meta.len(), is_index }))
-}
-
-fn age(meta: &Metadata) -> io::Result<Duration> {
-    Ok(SystemTime::now().duration_since(meta.modified()?).unwrap_or_default())
-}
-
-fn is_digest(name: &std::ffi::OsStr) -> bool {
-    let name = name.as_encoded_bytes();
-    name.len() == 64 && name.iter().all(u8::is_ascii_hexdigit)
-}
-
-/// The names of a release's chunks, where an agent has it in use.
-fn chunks_in_use(entry: &Entry) -> Option<Vec<OsString>> {
-    let file = open_file(&entry.path).ok()?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-        return None;
-    }
-    let id: ReleaseId = entry.path.file_name()?.to_str()?.parse().ok()?;
-    let index = Index::parse(&index::read(&file, id)?.index).ok()?;
-    Some(index.chunks.iter().map(|chunk| chunk.digest.to_string().into()).collect())
-}
-
-/// Removes it, unless an agent has begun to use it; whether it is gone.
-fn remove(entry: &Entry) -> io::Result<bool> {
-    // Held until it is removed, so that who locks it afterwards sees that it is gone.
-    let _held = match entry.is_index {
-        true => {
-            let Ok(file) = open_file(&entry.path) else { return Ok(false) };
-            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-                return Ok(false);
-            }
-            Some(file)
-        }
-        false => None,
-    };
-    remove_file(&entry.path)?;
-    Ok(true)
-}
-
-/// Whoever was faster has removed it as well.
-fn remove_file(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+    match SystemTime::now().duration_since(changed) {
+        Ok(age) if age > LEFT_BEHIND => remove_file(&entry.path()),
         _ => Ok(()),
     }
+}
+
+/// Removes it, unless an agent has it in use; whether it is gone.
+fn remove(entry: &Entry) -> io::Result<bool> {
+    let Ok(file) = open_file(&entry.path) else { return Ok(false) };
+    // Held until it is removed, so that who locks it afterwards sees that it is gone.
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(false);
+    }
+    remove_file(&entry.path)?;
+    Ok(true)
 }

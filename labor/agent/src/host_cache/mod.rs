@@ -1,32 +1,31 @@
 //! What the agents of a host keep of releases, so that a chunk travels to the host once.
 //!
-//! | there | is |
-//! |---|---|
-//! | `chunks/DIGEST` | a chunk as it travelled: a zstd frame where it is shorter than the index says, else the raw bytes |
-//! | `indexes/RELEASE` | what was signed of a release; each agent that runs it holds a shared lock on it |
-//! | `eviction` | locked by the agent that evicts |
+//! One file for each release, [`Kept`]: what was signed of it, which of its chunks are there, and those
+//! chunks as they travelled. An agent that runs a release holds a shared lock on its file. Making a file
+//! is dear on many a file system, so a chunk has none of its own; two versions of a release have the
+//! chunks that they share each, which costs room on the disk and makes each the only owner of its file.
 //!
-//! Files are written under another name and moved into place, and not synced: whatever is read here
-//! is verified before it is used, so a file that is cut, damaged or forged costs a fetch and nothing
-//! else. Agents may be killed at any moment. A cache that can only be read is read.
+//! Nothing is synced: whatever is read here is verified before it is used, so a file that is cut, damaged
+//! or forged costs a fetch and nothing else. Agents may be killed at any moment. A cache that can only be
+//! read is read.
 
 mod eviction;
-mod index;
+mod kept;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{self, DirEntry, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use overseer_protocol::ReleaseCache;
-use overseer_release::{Digest, IndexChunk, StoredChunk};
+use overseer_protocol::{ReleaseCache, ReleaseId, proto};
+use overseer_release::IndexChunk;
 use rustix::fs::OFlags;
 
-pub(crate) use self::index::InUse;
+pub(crate) use self::kept::{InUse, Kept};
 
 /// Where it is below an agent's own directory.
 const BELOW_DIRECTORY: &str = "cache";
@@ -34,6 +33,10 @@ const BELOW_DIRECTORY: &str = "cache";
 const PARTIAL: &str = ".partial-";
 /// A file that was used more lately than this counts as used now.
 const FRESH: Duration = Duration::from_secs(60);
+/// How often a file that goes while it is taken up is made anew.
+const TRIES: usize = 4;
+/// Other releases that are looked at for chunks, those that were used last.
+const LOOKED_AT: usize = 64;
 
 /// Why there is no cache.
 #[derive(Debug, thiserror::Error)]
@@ -50,18 +53,9 @@ pub(crate) enum HostCacheError {
 #[derive(Debug)]
 pub(crate) struct HostCache {
     root: PathBuf,
-    chunks: PathBuf,
-    indexes: PathBuf,
+    releases: PathBuf,
     quota: u64,
-    partials: AtomicU64,
     complained: AtomicBool,
-}
-
-/// A chunk that is written and not yet verified.
-#[derive(Debug)]
-pub(crate) struct Partial {
-    from: PathBuf,
-    to: PathBuf,
 }
 
 impl HostCache {
@@ -79,15 +73,8 @@ impl HostCache {
         if told.quota == 0 {
             return Ok(None);
         }
-        let cache = Self {
-            chunks: root.join("chunks"),
-            indexes: root.join("indexes"),
-            root,
-            quota: told.quota,
-            partials: AtomicU64::new(0),
-            complained: AtomicBool::new(false),
-        };
-        for directory in [&cache.root, &cache.chunks, &cache.indexes] {
+        let releases = root.join("releases");
+        for directory in [&root, &releases] {
             let path = directory.display().to_string();
             let owner = match make_directory(directory) {
                 Ok(owner) => owner,
@@ -97,68 +84,63 @@ impl HostCache {
                 return Err(HostCacheError::Foreign { path, owner });
             }
         }
-        Ok(Some(cache))
+        Ok(Some(Self { root, releases, quota: told.quota, complained: AtomicBool::new(false) }))
     }
 
-    /// Whether a chunk is there, as far as can be seen without reading it.
-    pub(crate) fn has(&self, chunk: &IndexChunk) -> bool {
-        let found = self.chunk(&chunk.digest).symlink_metadata();
-        found.is_ok_and(|meta| meta.is_file() && fits(meta.len(), chunk))
+    /// Whether no release was ever kept here, so that the first one must be fetched.
+    pub(crate) fn is_empty(&self) -> bool {
+        fs::read_dir(&self.releases).map_or(true, |mut entries| entries.next().is_none())
     }
 
-    /// Reads a chunk, unverified, and notes its use.
-    ///
-    /// # Errors
-    /// It is not there, or nothing that could be it.
-    pub(crate) fn read(&self, chunk: &IndexChunk) -> io::Result<StoredChunk> {
-        let mut file = open_file(&self.chunk(&chunk.digest))?;
-        let meta = file.metadata()?;
-        if !fits(meta.len(), chunk) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "it has another length than the chunk"));
+    /// What is kept of a release, which is in use from now on. None of it is verified, but that the
+    /// index is that of the release.
+    pub(crate) fn find(&self, id: ReleaseId) -> Option<Kept> {
+        let file = open_file(&self.path(id)).ok()?;
+        let kept = Kept::lock(file).ok()?;
+        if ReleaseId::of_index(&kept.reply().index) != id {
+            return None;
         }
-        let mut data = Vec::with_capacity(meta.len() as usize);
-        (&mut file).take(meta.len()).read_to_end(&mut data)?;
-        used(&file, &meta);
-        Ok(StoredChunk { zstd: data.len() < chunk.size as usize, data })
+        kept.used();
+        Some(kept)
     }
 
-    /// Writes a chunk that came, aside: nobody reads it before [`HostCache::keep`]. None where it is
-    /// there already.
+    /// Keeps a release of these chunks, of which none is there yet, unless another agent has them.
     ///
     /// # Errors
     /// It cannot be written.
-    pub(crate) fn write(&self, chunk: &IndexChunk, stored: &StoredChunk) -> io::Result<Option<Partial>> {
-        if self.has(chunk) {
-            return Ok(None);
+    pub(crate) fn keep(
+        &self,
+        id: ReleaseId,
+        reply: &proto::ReleaseIndexReply,
+        chunks: &[IndexChunk],
+    ) -> io::Result<Kept> {
+        let path = self.path(id);
+        for _ in 0..TRIES {
+            match self.find(id) {
+                Some(kept) if kept.reply() == reply => return Ok(kept),
+                // Damaged, or signed by others. Who has it in use loses a lock, not the release.
+                _ => remove_file(&path)?,
+            }
+            let aside = self.aside();
+            let made = Kept::make(&aside, reply, chunks);
+            // Never over one that another agent has put there meanwhile, and locked.
+            let linked = made.and_then(|()| fs::hard_link(&aside, &path));
+            remove_file(&aside)?;
+            match linked {
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
         }
-        let from = self.write_aside(&self.chunks, &stored.data)?;
-        Ok(Some(Partial { from, to: self.chunk(&chunk.digest) }))
+        Err(io::Error::other("another agent removes what this one writes"))
     }
 
-    /// A chunk that was written is verified: from now on others find it.
-    ///
-    /// # Errors
-    /// It cannot be moved into place.
-    pub(crate) fn keep(&self, partial: Partial) -> io::Result<()> {
-        let moved = fs::rename(&partial.from, &partial.to);
-        if moved.is_err() {
-            let _ = fs::remove_file(&partial.from);
-        }
-        moved
-    }
-
-    /// A chunk that was written is not what it should be.
-    pub(crate) fn forget(&self, partial: Partial) {
-        // What stays is removed with what killed agents have left.
-        let _ = fs::remove_file(partial.from);
-    }
-
-    /// Removes a chunk that is not what its name says.
-    pub(crate) fn remove(&self, digest: &Digest) {
-        tracing::warn!("chunk {digest} of the cache {} is damaged; it is fetched again", self.root.display());
-        if let Err(error) = fs::remove_file(self.chunk(digest)) {
-            self.complain(&error);
-        }
+    /// What is kept of some other releases; what was used last comes first.
+    pub(crate) fn others(&self, id: ReleaseId) -> impl Iterator<Item = Kept> {
+        let mut others: Vec<Entry> = self.entries().unwrap_or_default();
+        others.retain(|other| other.path != self.path(id));
+        others.sort_by(|one, other| other.cmp(one));
+        let open = |other: Entry| Kept::lock(open_file(&other.path).ok()?).ok();
+        others.into_iter().take(LOOKED_AT).filter_map(open)
     }
 
     /// Says once what is wrong with the cache. Nothing that an agent does depends on it.
@@ -171,27 +153,45 @@ impl HostCache {
         }
     }
 
-    fn chunk(&self, digest: &Digest) -> PathBuf {
-        self.chunks.join(digest.to_string())
+    fn path(&self, id: ReleaseId) -> PathBuf {
+        self.releases.join(id.to_string())
     }
 
-    /// A new file with these bytes and a name that nobody looks for.
-    fn write_aside(&self, directory: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
-        let number = self.partials.fetch_add(1, Ordering::Relaxed);
-        // Agents in containers may share a cache and have the same process id.
+    /// A path that nobody else has, agents in other containers among them.
+    fn aside(&self) -> PathBuf {
         let random = crate::backoff::system_random();
-        let path = directory.join(format!("{PARTIAL}{random:016x}-{number}"));
-        let written = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .and_then(|mut file| file.write_all(bytes));
-        if let Err(error) = written {
-            let _ = fs::remove_file(&path);
-            return Err(error);
+        self.releases.join(format!("{PARTIAL}{random:016x}-{}", std::process::id()))
+    }
+
+    /// The files of releases; what a killed agent has left half written is not among them.
+    fn entries(&self) -> io::Result<Vec<Entry>> {
+        let all = fs::read_dir(&self.releases)?.map(|entry| Entry::of(&entry?));
+        all.filter_map(Result::transpose).collect()
+    }
+}
+
+/// A file of the cache.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    used: SystemTime,
+    path: PathBuf,
+    /// That it takes on the disk.
+    bytes: u64,
+}
+
+impl Entry {
+    /// None where it is no complete file of ours.
+    fn of(entry: &DirEntry) -> io::Result<Option<Self>> {
+        let meta = match entry.metadata() {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            meta => meta?,
+        };
+        let name = entry.file_name();
+        let name = name.as_encoded_bytes();
+        if !meta.is_file() || name.len() != 64 || !name.iter().all(u8::is_ascii_hexdigit) {
+            return Ok(None);
         }
-        Ok(path)
+        Ok(Some(Self { used: meta.modified()?, path: entry.path(), bytes: meta.blocks() * 512 }))
     }
 }
 
@@ -203,26 +203,37 @@ fn make_directory(path: &Path) -> io::Result<u32> {
     Ok(fs::metadata(path)?.uid())
 }
 
-fn fits(length: u64, chunk: &IndexChunk) -> bool {
-    (1..=u64::from(chunk.size)).contains(&length)
-}
-
-/// Opens a plain file for reading. A link is not followed, a pipe not waited for.
+/// Opens a plain file, for reading only where it cannot be written. A link is not followed, a pipe not
+/// waited for.
 fn open_file(path: &Path) -> io::Result<File> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let open = |write| OpenOptions::new().read(true).write(write).custom_flags(flags).open(path);
+    let file = match open(true) {
+        Err(error) if matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied) => {
+            open(false)?
+        }
+        opened => opened?,
+    };
     if file.metadata()?.is_file() {
         return Ok(file);
     }
-    Err(io::Error::new(io::ErrorKind::InvalidData, "it is no plain file"))
+    Err(io::Error::new(ErrorKind::InvalidData, "it is no plain file"))
 }
 
 /// Notes that a file was used, by the time of its last change; not more often than can matter.
-fn used(file: &File, meta: &fs::Metadata) {
+fn used(file: &File, meta: &Metadata) {
     let now = SystemTime::now();
     let fresh = meta.modified().is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age < FRESH));
     if !fresh {
         // Where it cannot be noted it goes early.
         let _ = file.set_modified(now);
+    }
+}
+
+/// Whoever was faster has removed it as well.
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }

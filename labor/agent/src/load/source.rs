@@ -1,15 +1,16 @@
-//! Where the unpacker has each chunk from: the cache of the host, or the network. What came over the
-//! network is kept in the cache once the unpacker has verified it.
+//! Where the unpacker has each chunk from: the cache of the host, or the network. What is not in the
+//! release's own file there is put into it once the unpacker has verified it.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
-use overseer_release::{ChunkSource, Refused, SourceError, StoredChunk, Verified};
+use overseer_protocol::proto;
+use overseer_release::{ChunkSource, Digest, Refused, SourceError, StoredChunk, Verified};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Counts;
-use crate::host_cache::{HostCache, Partial};
+use crate::host_cache::{HostCache, InUse, Kept};
 
 /// Chunks between the network and the disk.
 const AHEAD: usize = 4;
@@ -19,28 +20,34 @@ pub(super) struct Source {
     verified: Arc<Verified>,
     cache: Option<Arc<HostCache>>,
     counts: Arc<Counts>,
-    /// What is kept goes into the cache, and something has.
+    /// The release's own file first, where it has one, then those of others.
+    files: Vec<Kept>,
+    /// What comes is put into the first of them, and something was.
     keeps: bool,
     has_kept: bool,
+    from: Vec<From>,
     asks: Option<oneshot::Sender<Vec<usize>>>,
-    /// By position: whether it is on its way.
-    comes: Vec<bool>,
     chunks: mpsc::Receiver<StoredChunk>,
     single: mpsc::Sender<usize>,
     instead: mpsc::Receiver<StoredChunk>,
-    /// What the unpacker has just got.
     given: Given,
 }
 
-/// A chunk that the unpacker looks at.
-enum Given {
-    Fetched(Option<Partial>),
-    /// Of so many bytes.
-    Cached(usize),
+/// Where a chunk comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum From {
+    Network,
+    /// The position in one of the files.
+    File(usize, usize),
 }
 
-impl Given {
-    const NOTHING: Self = Self::Cached(0);
+/// The chunk that the unpacker looks at.
+#[derive(Debug, Clone, Copy)]
+struct Given {
+    from: From,
+    bytes: usize,
+    /// Whether it was written to the release's own file.
+    written: bool,
 }
 
 /// What is to be fetched, and where it goes.
@@ -54,9 +61,11 @@ pub(super) struct Wanted {
 }
 
 impl Source {
+    /// `kept`: the release's own file, where it has one already.
     pub(super) fn new(
         verified: Arc<Verified>,
         cache: Option<Arc<HostCache>>,
+        kept: Option<Kept>,
         counts: Arc<Counts>,
     ) -> (Self, Wanted) {
         let (asks, missing) = oneshot::channel();
@@ -67,133 +76,156 @@ impl Source {
             verified,
             cache,
             counts,
-            keeps: false,
+            keeps: kept.is_some(),
+            files: kept.into_iter().collect(),
             has_kept: false,
+            from: Vec::new(),
             asks: Some(asks),
-            comes: Vec::new(),
             chunks,
             single,
             instead,
-            given: Given::NOTHING,
+            given: Given { from: From::Network, bytes: 0, written: false },
         };
         (source, Wanted { missing, chunks: to_chunks, single: for_single, instead: to_instead })
     }
 
-    /// Looks what the cache has, and asks for the rest.
-    pub(super) fn ask(&mut self) {
-        let mut missing = Vec::new();
-        if let Some(cache) = &self.cache {
-            let mut coming = HashSet::new();
-            // What comes twice in a release is fetched once, and then in the cache.
-            let is_missing = |chunk| !cache.has(chunk);
-            self.comes = self.verified.chunks.iter().map(is_missing).collect();
-            if self.comes.contains(&true) {
-                let room = cache.make_room(self.verified.size);
-                self.keeps = room.inspect_err(|error| cache.complain(error)).is_ok();
-            }
-            if self.keeps {
-                let chunks = self.comes.iter_mut().zip(&self.verified.chunks);
-                chunks.for_each(|(comes, chunk)| *comes = *comes && coming.insert(chunk.digest));
-            }
-        } else {
-            self.comes = vec![true; self.verified.chunks.len()];
+    /// Looks what the cache has, and asks for the rest. `reply`: what was signed of the release.
+    pub(super) fn ask(&mut self, reply: &proto::ReleaseIndexReply) {
+        if let Some(cache) = self.cache.clone() {
+            self.open(&cache, reply);
         }
-        missing.extend(self.comes.iter().enumerate().filter(|(_, comes)| **comes).map(|(at, _)| at));
+        let mut there: HashMap<Digest, From> = HashMap::new();
+        for (at, file) in self.files.iter().enumerate() {
+            for (digest, position) in file.present().unwrap_or_default() {
+                there.entry(digest).or_insert(From::File(at, position));
+            }
+        }
+        for (position, chunk) in self.verified.chunks.iter().enumerate() {
+            let from = there.get(&chunk.digest).copied().unwrap_or(From::Network);
+            if self.keeps && from == From::Network {
+                // What comes twice in a release is fetched once, and then in its file.
+                there.insert(chunk.digest, From::File(0, position));
+            }
+            self.from.push(from);
+        }
+        for (at, file) in self.files.iter().enumerate() {
+            if self.from.iter().any(|from| matches!(from, From::File(used, _) if *used == at)) {
+                file.used();
+            }
+        }
+        let missing = self.from.iter().enumerate().filter(|(_, from)| **from == From::Network);
         if let Some(asks) = self.asks.take() {
             // Nobody there: the load was given up, and the first chunk that does not come says so.
-            let _ = asks.send(missing);
+            let _ = asks.send(missing.map(|(position, _)| position).collect());
         }
     }
 
-    /// A chunk that came, or why none does; on its way into the cache.
-    fn came(&mut self, position: usize, chunk: Option<StoredChunk>) -> Result<StoredChunk, SourceError> {
-        let chunk = chunk.ok_or("it did not come")?;
-        let written = match &self.cache {
-            Some(cache) if self.keeps => cache.write(&self.verified.chunks[position], &chunk),
-            _ => Ok(None),
-        };
-        self.given = Given::Fetched(self.kept(written).flatten());
-        Ok(chunk)
-    }
-
-    /// One by itself, for the cache has not what it should.
-    fn fetch(&mut self, position: usize) -> Result<StoredChunk, SourceError> {
-        self.single.blocking_send(position).map_err(|_| "it cannot be asked for")?;
-        let chunk = self.instead.blocking_recv();
-        self.came(position, chunk)
-    }
-
-    /// After the first failure nothing more is kept of this release.
-    fn kept<T>(&mut self, outcome: io::Result<T>) -> Option<T> {
-        match outcome {
-            Ok(kept) => Some(kept),
-            Err(error) => {
-                self.keeps = false;
-                if let Some(cache) = &self.cache {
-                    cache.complain(&error);
-                }
-                None
-            }
+    /// Opens the files that may be of use, and makes the release's own.
+    fn open(&mut self, cache: &HostCache, reply: &proto::ReleaseIndexReply) {
+        let whole = |file: &Kept| file.present().is_ok_and(|there| self.has_all(&there));
+        if self.files.first().is_some_and(whole) {
+            return;
         }
+        let id = self.verified.id();
+        if self.files.is_empty() {
+            // The same release, signed by others.
+            self.files.extend(cache.find(id));
+            let made = cache.make_room(self.verified.size);
+            let made = made.and_then(|()| cache.keep(id, reply, &self.verified.chunks));
+            let made = made.inspect_err(|error| cache.complain(error)).ok();
+            self.keeps = made.is_some();
+            self.files.splice(0..0, made);
+        } else {
+            let room = cache.make_room(self.verified.size);
+            self.keeps = room.inspect_err(|error| cache.complain(error)).is_ok();
+        }
+        self.files.extend(cache.others(id));
     }
 
-    fn forget(&mut self) {
-        let given = std::mem::replace(&mut self.given, Given::NOTHING);
-        if let (Some(cache), Given::Fetched(Some(partial))) = (&self.cache, given) {
-            cache.forget(partial);
-        }
+    fn has_all(&self, there: &HashMap<Digest, usize>) -> bool {
+        self.verified.chunks.iter().all(|chunk| there.contains_key(&chunk.digest))
     }
 
     /// Whether the cache has more than before.
     pub(super) fn has_kept(&self) -> bool {
         self.has_kept
     }
+
+    /// The release's own file, in use.
+    pub(super) fn in_use(&self) -> Option<InUse> {
+        self.files.first().filter(|_| self.keeps).map(Kept::in_use)
+    }
+
+    /// A chunk for the unpacker, and for the release's file where that has it not.
+    fn give(&mut self, position: usize, from: From, chunk: StoredChunk) -> StoredChunk {
+        let own = From::File(0, position);
+        let written = match self.files.first() {
+            Some(file) if self.keeps && from != own => file.write(position, &chunk),
+            _ => Ok(false),
+        };
+        let written = self.kept(written).unwrap_or(false);
+        self.given = Given { from, bytes: chunk.data.len(), written };
+        chunk
+    }
+
+    /// What a file has for a position is no good.
+    fn forget(&mut self, file: usize, at: usize, position: usize) {
+        let digest = self.verified.chunks[position].digest;
+        tracing::warn!("chunk {digest} in the cache of releases is damaged; it is fetched again");
+        let forgotten = self.files[file].forget(at);
+        self.kept(forgotten);
+    }
+
+    /// One by itself, for the cache has not what it should.
+    fn fetch(&mut self, position: usize) -> Result<StoredChunk, SourceError> {
+        self.single.blocking_send(position).map_err(|_| "it cannot be asked for")?;
+        let chunk = self.instead.blocking_recv().ok_or("it did not come")?;
+        Ok(self.give(position, From::Network, chunk))
+    }
+
+    /// After the first failure nothing more is kept of this release.
+    fn kept<T>(&mut self, outcome: io::Result<T>) -> Option<T> {
+        if let (Err(error), Some(cache)) = (&outcome, &self.cache) {
+            self.keeps = false;
+            cache.complain(error);
+        }
+        outcome.ok()
+    }
 }
 
 impl ChunkSource for &mut Source {
     fn chunk(&mut self, position: usize) -> Result<StoredChunk, SourceError> {
-        let Some(cache) = self.cache.as_ref().filter(|_| !self.comes[position]) else {
-            let chunk = self.chunks.blocking_recv();
-            return self.came(position, chunk);
+        let from = self.from[position];
+        let From::File(file, at) = from else {
+            let chunk = self.chunks.blocking_recv().ok_or("it did not come")?;
+            return Ok(self.give(position, from, chunk));
         };
-        match cache.read(&self.verified.chunks[position]) {
-            Ok(chunk) => {
-                self.given = Given::Cached(chunk.data.len());
-                Ok(chunk)
+        match self.files[file].read(at) {
+            Ok(chunk) => Ok(self.give(position, from, chunk)),
+            Err(error) => {
+                // Else another agent has found it damaged, or it was never written.
+                if error.kind() != io::ErrorKind::NotFound {
+                    self.forget(file, at, position);
+                }
+                self.fetch(position)
             }
-            // Evicted a moment ago, or never written.
-            Err(_) => self.fetch(position),
         }
     }
 
     fn instead(&mut self, position: usize, _refused: &Refused) -> Option<Result<StoredChunk, SourceError>> {
-        match (&self.given, &self.cache) {
-            (Given::Cached(_), Some(cache)) => {
-                cache.remove(&self.verified.chunks[position].digest);
-                Some(self.fetch(position))
-            }
-            _ => {
-                self.forget();
-                None
-            }
-        }
+        let From::File(file, at) = self.given.from else { return None };
+        self.forget(file, at, position);
+        Some(self.fetch(position))
     }
 
-    fn verified(&mut self, _position: usize) {
-        match (std::mem::replace(&mut self.given, Given::NOTHING), &self.cache) {
-            (Given::Cached(bytes), _) => Counts::add(&self.counts.cached, bytes),
-            (Given::Fetched(Some(partial)), Some(cache)) => {
-                let kept = cache.keep(partial);
-                self.has_kept |= self.kept(kept).is_some();
-            }
-            (Given::Fetched(_), _) => {}
+    fn verified(&mut self, position: usize) {
+        let Given { from, bytes, written } = self.given;
+        if from != From::Network {
+            Counts::add(&self.counts.cached, bytes);
         }
-    }
-}
-
-impl Drop for Source {
-    fn drop(&mut self) {
-        // Of a load that came to nothing.
-        self.forget();
+        if let Some(file) = self.files.first().filter(|_| written && self.keeps) {
+            let kept = file.keep(position, bytes as u32);
+            self.has_kept |= self.kept(kept).is_some();
+        }
     }
 }

@@ -103,11 +103,35 @@ fn large(directory: &Path, mib: usize) -> ReleaseBuilder {
     probe().file("large", file)
 }
 
-fn chunk_files(cache: &Path) -> Vec<PathBuf> {
+/// The file of the only release that is kept.
+fn kept(cache: &Path) -> PathBuf {
     let mut files: Vec<_> =
-        fs::read_dir(cache.join("chunks")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    files
+        fs::read_dir(cache.join("releases")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    files.remove(0)
+}
+
+/// Where each chunk of it is in its file, as [`kept`] files are made.
+fn places(package: &Package, file: &Path) -> Vec<Place> {
+    let bytes = fs::read(file).unwrap();
+    let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    let (table, count) = (16 + number(8), number(12));
+    assert_eq!(count, package.index().chunks.len());
+    let mut offset = (table + count * 40).next_multiple_of(4096);
+    let rows = (0..count).map(|position| table + position * 40);
+    rows.map(|row| {
+        let place = Place { row: row + 36, offset, stored: number(row + 36) };
+        offset += number(row + 32);
+        place
+    })
+    .collect()
+}
+
+struct Place {
+    /// Of the stored bytes.
+    row: usize,
+    offset: usize,
+    stored: usize,
 }
 
 #[tokio::test]
@@ -120,7 +144,8 @@ async fn the_second_agent_of_a_host_fetches_nothing() {
     assert_eq!(asked, Asked { indexes: 1, chunks: vec![chunks] });
     let index = loaded.fetched - bytes;
     assert!(index > 0 && index < 100_000 && loaded.cached == 0, "{loaded:?}");
-    assert_eq!(chunk_files(&scene.cache()).len(), chunks, "and nothing half written");
+    let there = scene.package(|package| places(package, &kept(&scene.cache())));
+    assert!(there.iter().all(|place| place.stored > 0) && there.len() == chunks);
 
     let second = scene.node().await;
     let (loaded, asked) = scene.loads(&release).await;
@@ -130,21 +155,23 @@ async fn the_second_agent_of_a_host_fetches_nothing() {
 }
 
 #[tokio::test]
-async fn chunks_of_the_cache_that_are_damaged_cut_or_gone_are_fetched_and_the_rest_is_not() {
+async fn chunks_in_the_cache_that_are_damaged_cut_or_gone_are_fetched_and_the_rest_is_not() {
     let mut scene = Scene::new().await;
     let release = scene.has(large(scene.directory.path(), 4));
     let _first = scene.node().await;
     scene.loads(&release).await;
-    let files = chunk_files(&scene.cache());
-    let good: Vec<_> = files.iter().map(|file| fs::read(file).unwrap()).collect();
-    let (at, cut, gone) = (0, 1, 2);
-    let mut damaged = good[at].clone();
-    damaged[0] ^= 1;
-    fs::write(&files[at], damaged).unwrap();
-    fs::write(&files[cut], &good[cut][..good[cut].len() - 1]).unwrap();
-    fs::remove_file(&files[gone]).unwrap();
+    let file = kept(&scene.cache());
+    let good = fs::read(&file).unwrap();
+    let places = scene.package(|package| places(package, &file));
+    let (damaged, gone, last) = (&places[0], &places[2], places.last().unwrap());
+    let mut bytes = good.clone();
+    bytes[damaged.offset] ^= 1;
+    bytes[gone.row..gone.row + 4].fill(0);
+    // Cut within the last one.
+    bytes.truncate(last.offset + last.stored - 1);
+    fs::write(&file, bytes).unwrap();
     let (bytes, _) = scene.whole();
-    let spoiled: u64 = [at, cut, gone].iter().map(|at| good[*at].len() as u64).sum();
+    let spoiled = (damaged.stored + gone.stored + last.stored) as u64;
 
     let (_second, log) = Node::start_logging(&scene.bootstrap, "warn");
     scene.overseer.attached().await;
@@ -154,8 +181,7 @@ async fn chunks_of_the_cache_that_are_damaged_cut_or_gone_are_fetched_and_the_re
     assert!(loaded.cached > bytes - spoiled && loaded.cached < bytes, "{loaded:?}, {bytes}");
     let said = fs::read_to_string(log.path()).unwrap();
     assert_eq!(said.matches("is damaged; it is fetched again").count(), 2, "{said}");
-    let again: Vec<_> = files.iter().map(|file| fs::read(file).unwrap()).collect();
-    assert!(again == good, "what was wrong is put right");
+    assert!(fs::read(&file).unwrap() == good, "what was wrong is put right");
 }
 
 #[tokio::test]
@@ -204,10 +230,11 @@ async fn what_had_come_before_an_agent_was_killed_does_not_travel_again() {
         })
         .await;
     // The unpacker has all that came when it has kept the last of it.
-    let kept = chunks - left;
+    let (came, file) = (chunks - left, kept(&scene.cache()));
     let start = std::time::Instant::now();
-    while chunk_files(&scene.cache()).len() < kept {
-        assert!(start.elapsed() < crate::overseer::LONG, "{kept} chunks are never kept");
+    let there = || scene.package(|package| places(package, &file));
+    while there().iter().filter(|place| place.stored > 0).count() < came {
+        assert!(start.elapsed() < crate::overseer::LONG, "{came} chunks are never kept");
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     drop(killed);

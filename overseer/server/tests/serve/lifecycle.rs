@@ -193,3 +193,24 @@ fn a_death_is_a_line_in_the_log_and_what_was_asked_for_is_no_warning() {
     serving.wait_for("the fleet has ended");
     serving.stop();
 }
+
+#[test]
+fn labors_of_a_user_share_what_they_have_had_of_releases_unless_their_fleet_says_otherwise() {
+    let world = World::new();
+    world.configure(
+        END,
+        &[
+            ("shares", "labors = 2"),
+            ("apart", "release_cache = { directory = \"apart\", quota = \"1GiB\" }"),
+            ("none", "release_cache = { directory = \"none\", quota = \"0\" }"),
+        ],
+    );
+    let serving = world.serve();
+    world.wait_ready("shares", 2);
+    world.wait_ready("apart", 1);
+    world.wait_ready("none", 1);
+    let kept = |directory: &str| fs::read_dir(world.path(directory)).map_or(0, Iterator::count);
+    assert_eq!((kept("cache/labors/releases"), kept("apart/releases")), (1, 1));
+    assert!(!world.path("none").exists());
+    serving.stop();
+}
