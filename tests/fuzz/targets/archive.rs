@@ -86,7 +86,7 @@ fn unpack_tar(tar: &[u8], target: &Path) -> bool {
     let bytes = index.to_bytes();
     let trust = Trust { max_size: MAX_SIZE, max_files: 1000, ..Trust::keys(vec![key.public()]) };
     let Ok(verified) = verify(&bytes, &[key.sign(&bytes)], &trust) else { return false };
-    unpack(&verified, |at| Ok(StoredChunk { zstd: false, data: chunks[at].to_vec() }), target).is_ok()
+    unpack(&verified, |at: usize| Ok(StoredChunk { zstd: false, data: chunks[at].to_vec() }), target).is_ok()
 }
 
 /// Everything that can be reached from the target lies in it.

@@ -11,7 +11,9 @@ mod seeds;
 
 fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let (mut call, mut log) = (vec![3], vec![0]);
-    Frame::Call { id: 1, cast: false, trace: "", method: "echo", payload: b"{}" }.encode(&mut call).expect("small");
+    Frame::Call { id: 1, cast: false, trace: "", method: "echo", payload: b"{}" }
+        .encode(&mut call)
+        .expect("small");
     Frame::Cancel { id: 1 }.encode(&mut call).expect("small");
     Frame::Log { call: 1, stream: "out", data: b"x\n" }.encode(&mut log).expect("small");
     Frame::Telemetry { count: 0, dropped: 1, records: &[] }.encode(&mut log).expect("small");
