@@ -1,14 +1,16 @@
 //! Admission and deadlines of calls at the agent. Pure: events in, effects out.
 //!
 //! Up to `concurrency` calls run in the plugin host, the others wait in order of arrival, within
-//! bounds: here, or while calls are short some of them in the [host](crate::ahead). Every call that wants an answer gets exactly one, unless its session ends before; an
-//! attempt of a stored task goes on without one.
+//! bounds: here, or while calls are short some of them in the [host](crate::ahead). Every call that
+//! wants an answer gets exactly one, unless its session ends before; an attempt of a stored task goes
+//! on without one.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::ahead::Ahead;
 use overseer_protocol::{CallErrorCode, Cause};
+
+use crate::ahead::Ahead;
 
 /// Most calls that wait.
 pub(crate) const MAX_WAITING: usize = 4096;

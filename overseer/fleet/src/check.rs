@@ -15,10 +15,8 @@ use self::references::References;
 use crate::blobs::{BlobError, Blobs};
 use crate::data_dir::DataDir;
 use crate::keyspace::{KINDS, Kind};
-use crate::store::{Store, StoreError};
+use crate::store::{Pages, Store, StoreError};
 
-/// Entries that are read at once.
-const PAGE: usize = 512;
 /// Problems that a report holds; further ones are counted.
 pub const MAX_PROBLEMS: usize = 1000;
 
@@ -121,11 +119,8 @@ async fn check_entries(
     seen: impl Fn(u64),
 ) -> Result<(), CheckError> {
     let mut references = References::new(store, blobs, deep);
-    let mut after: Option<String> = None;
-    loop {
-        let (entries, _) = store.range("", after.as_deref(), PAGE).await?;
-        let Some(last) = entries.last() else { break };
-        after = Some(last.key.clone());
+    let mut pages = Pages::of(store, "");
+    while let Some(entries) = pages.page().await? {
         for entry in &entries {
             report.entries += 1;
             let Some(kind) = Kind::of(&entry.key, more) else {

@@ -10,7 +10,7 @@ use crate::claims::{Claims, NewClaim};
 use crate::core::Life;
 use crate::keyspace::Value;
 use crate::store::{
-    Compare, Entry, MAX_OPERATIONS, Operation, Outcome, Revision, Store, StoreError, Transaction,
+    Compare, Entry, MAX_OPERATIONS, Operation, Outcome, Pages, Revision, Store, StoreError, Transaction,
 };
 
 /// A labor as it is stored: JSON under `labors/FLEET/LABOR`.
@@ -101,8 +101,6 @@ impl RecordError {
 
 /// Before the keys of all records.
 const LABORS: &str = "labors/";
-/// Records that are read at once.
-const PAGE: usize = 256;
 /// A record and a claim, and the compare of each.
 const OPERATIONS_OF_AN_INTENT: usize = 3;
 
@@ -199,20 +197,23 @@ impl Records {
         entries.iter().map(parse).collect()
     }
 
-    /// What `read` takes of each record of every fleet.
+    /// What `read` takes of each record of a fleet, or of all fleets, in order of fleet and labor.
     ///
     /// # Errors
     /// [`RecordError::Unreadable`], [`RecordError::Store`].
-    pub(crate) async fn all<T>(&self, read: impl Fn(&LaborRecord) -> T) -> Result<Vec<T>, RecordError> {
-        let (mut all, mut after) = (Vec::new(), None::<String>);
-        loop {
-            let (entries, _) = self.store.range(LABORS, after.as_deref(), PAGE).await?;
-            let Some(last) = entries.last() else { return Ok(all) };
-            after = Some(last.key.clone());
+    pub(crate) async fn all<T>(
+        &self,
+        fleet: Option<&FleetName>,
+        read: impl Fn(LaborRecord) -> T,
+    ) -> Result<Vec<T>, RecordError> {
+        let prefix = fleet.map_or_else(|| LABORS.to_owned(), prefix);
+        let (mut all, mut pages) = (Vec::new(), Pages::of(&*self.store, &prefix));
+        while let Some(entries) = pages.page().await? {
             for entry in &entries {
-                all.push(read(&parse(entry)?.record));
+                all.push(read(parse(entry)?.record));
             }
         }
+        Ok(all)
     }
 
     /// Removes a record and its claim; fine when they are not there.

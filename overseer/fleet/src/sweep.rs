@@ -15,14 +15,12 @@ use crate::blobs::{BlobError, Blobs, Digest};
 use crate::clock;
 use crate::condition::Condition;
 use crate::logs::{LogError, Logs};
-use crate::store::{Store, StoreError};
+use crate::store::{Pages, Store, StoreError};
 use crate::tasks::{self, Content, TaskError, TaskRecord, TaskState};
 
 /// How long a log of a call or of a plugin host is kept after it was written last. That of a task is
 /// kept as long as its task.
 const OTHER_LOGS: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Records that are read at once.
-const PAGE: usize = 256;
 
 /// Looks for it, again and again.
 pub(crate) struct Sweeper {
@@ -106,11 +104,8 @@ impl Sweeper {
         let mut named = Named::default();
         // In this order: a task moves from the first place to the second one.
         for prefix in [tasks::LIVE, tasks::OVER] {
-            let mut after: Option<String> = None;
-            loop {
-                let (entries, _) = self.store.range(prefix, after.as_deref(), PAGE).await?;
-                let Some(last) = entries.last() else { break };
-                after = Some(last.key.clone());
+            let mut pages = Pages::of(&*self.store, prefix);
+            while let Some(entries) = pages.page().await? {
                 for entry in &entries {
                     named.add(tasks::parse(entry)?);
                 }

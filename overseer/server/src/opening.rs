@@ -11,7 +11,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 
 /// Bit of the mode of a directory where everybody keeps things of his own.
-const STICKY: u32 = 0o1000;
+pub(crate) const STICKY: u32 = 0o1000;
 
 /// A data directory that cannot be opened.
 pub(crate) fn cannot_open(data: &Path, error: &DataDirError) -> Failure {

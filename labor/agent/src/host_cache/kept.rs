@@ -17,14 +17,15 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use overseer_protocol::proto;
 use overseer_release::{Digest, IndexChunk, MAX_CHUNK, MAX_INDEX, StoredChunk};
 use prost::Message;
 use rustix::fs::{FlockOperation, flock};
 
-use super::used;
-
+/// One that was used more lately than this counts as used now.
+const FRESH: Duration = Duration::from_secs(60);
 const MAGIC: [u8; 8] = *b"OVRKEPT1";
 const HEADER: usize = 16;
 const ROW: usize = 40;
@@ -124,11 +125,15 @@ impl Kept {
         InUse { _locked: self.file.clone() }
     }
 
-    /// Notes that it was used.
+    /// Notes that it was used, by the time of the file's last change; not more often than can matter.
     pub(crate) fn used(&self) {
-        if let Ok(meta) = self.file.metadata() {
-            used(&self.file, &meta);
+        let now = SystemTime::now();
+        let last = self.file.metadata().and_then(|meta| meta.modified());
+        if last.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age < FRESH)) {
+            return;
         }
+        // Where it cannot be noted it goes early.
+        let _ = self.file.set_modified(now);
     }
 
     /// What was signed.

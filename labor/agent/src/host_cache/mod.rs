@@ -14,12 +14,12 @@ mod kept;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{self, DirEntry, File, Metadata, OpenOptions};
+use std::fs::{self, DirEntry, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use overseer_protocol::{ReleaseCache, ReleaseId, proto};
 use overseer_release::IndexChunk;
@@ -31,8 +31,6 @@ pub(crate) use self::kept::{InUse, Kept};
 const BELOW_DIRECTORY: &str = "cache";
 /// How a file's name begins until it is complete.
 const PARTIAL: &str = ".partial-";
-/// A file that was used more lately than this counts as used now.
-const FRESH: Duration = Duration::from_secs(60);
 /// How often a file that goes while it is taken up is made anew.
 const TRIES: usize = 4;
 /// Other releases that are looked at for chunks, those that were used last.
@@ -218,16 +216,6 @@ fn open_file(path: &Path) -> io::Result<File> {
         return Ok(file);
     }
     Err(io::Error::new(ErrorKind::InvalidData, "it is no plain file"))
-}
-
-/// Notes that a file was used, by the time of its last change; not more often than can matter.
-fn used(file: &File, meta: &Metadata) {
-    let now = SystemTime::now();
-    let fresh = meta.modified().is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age < FRESH));
-    if !fresh {
-        // Where it cannot be noted it goes early.
-        let _ = file.set_modified(now);
-    }
 }
 
 /// Whoever was faster has removed it as well.

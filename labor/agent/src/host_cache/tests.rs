@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use overseer_release::{ChunkDecoder, Digest, INDEX_FORMAT, Index, Manifest, StoredChunk};
 use tempfile::TempDir;
 

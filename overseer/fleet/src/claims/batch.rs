@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{ClaimRefused, Claims, TOKEN_BYTES, TRIES, check_token, encode, hex, keyed_hash, millis};
 use crate::keyspace::Value;
-use crate::store::{Entry, Operation, Outcome, StoreError, Transaction};
+use crate::store::{Entry, Operation, Outcome, Pages, StoreError, Transaction};
 
 /// Longest name of a batch or an instance, in bytes.
 const MAX_NAME: usize = 128;
-/// Keys of a batch that are read or removed at once.
-const PAGE: usize = 100;
+/// Keys of a batch that are removed at once.
+const AT_ONCE: usize = 100;
 
 /// What a batch is for.
 #[derive(Debug, Clone)]
@@ -84,7 +84,7 @@ impl Claims {
         self.store.transact(Transaction::new().delete(batch_key(batch))).await?;
         let prefix = format!("claims/admitted/{batch}/");
         loop {
-            let (entries, _) = self.store.range(&prefix, None, PAGE).await?;
+            let (entries, _) = self.store.range(&prefix, None, AT_ONCE).await?;
             if entries.is_empty() {
                 return Ok(());
             }
@@ -155,14 +155,9 @@ impl Claims {
     /// The next place that nobody has, from `from` on and around.
     async fn free_place(&self, batch: &str, from: usize, count: usize) -> Result<Option<usize>, StoreError> {
         let prefix = format!("claims/admitted/{batch}/place/");
-        let (mut taken, mut after) = (BTreeSet::new(), None::<String>);
-        loop {
-            let (entries, _) = self.store.range(&prefix, after.as_deref(), PAGE).await?;
+        let (mut taken, mut pages) = (BTreeSet::new(), Pages::of(&*self.store, &prefix));
+        while let Some(entries) = pages.page().await? {
             taken.extend(entries.iter().filter_map(|e| e.key[prefix.len()..].parse::<usize>().ok()));
-            match entries.last() {
-                Some(last) if entries.len() == PAGE => after = Some(last.key.clone()),
-                _ => break,
-            }
         }
         Ok((from..count).chain(0..from).find(|place| !taken.contains(place)))
     }

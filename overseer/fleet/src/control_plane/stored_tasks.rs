@@ -8,8 +8,7 @@ use super::ControlPlane;
 use crate::blobs::Reader;
 use crate::claims::millis;
 use crate::clock;
-use crate::fleet::Stopped;
-use crate::tasks::{TaskError, TaskRecord, TaskState, TaskStorage};
+use crate::tasks::{TaskError, TaskRecord, TaskStorage};
 
 impl ControlPlane {
     /// A task as it is stored.
@@ -49,13 +48,7 @@ impl ControlPlane {
     /// [`TaskError::Failed`] where it has none, [`TaskError::Stopped`] where it is not over, and those
     /// of store and blobs.
     pub async fn task_result(&self, record: &TaskRecord) -> Result<Reader, TaskError> {
-        match &record.state {
-            TaskState::Done { result, .. } => {
-                self.tasks(&record.fleet).open_result(record.task, result).await
-            }
-            TaskState::Failed { failure, .. } => Err(failure.clone().into()),
-            TaskState::Queued { .. } | TaskState::Running { .. } => Err(Stopped.into()),
-        }
+        self.tasks(&record.fleet).open_result(record.task, record.result()?).await
     }
 
     /// Cancels a task of a fleet that does not run: one that waits is over, one that a labor may

@@ -55,7 +55,7 @@ impl Nodes {
         }
         let Some(at_work) = self.adapter.at_work_here().await else { return Ok(0) };
         at_work.iter().for_each(|key| drop(there.remove(&Life::from(key))));
-        let stored = self.plane.records().all(|record| (record.state, record.life())).await;
+        let stored = self.plane.records().all(None, |record| (record.state, record.life())).await;
         for (state, life) in stored.map_err(io::Error::other)? {
             if is_at_work(state) {
                 there.remove(&life);

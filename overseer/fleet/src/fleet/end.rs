@@ -7,38 +7,23 @@ use ractor::RpcReplyPort;
 use super::actor::{FleetMessage, FleetState};
 use crate::mailbox::Mailbox;
 
+/// What becomes of the labors.
+#[derive(Clone, Copy, PartialEq)]
+enum Labors {
+    /// None is left.
+    Ended,
+    /// They go on.
+    Left,
+}
+
 impl FleetState {
     /// Waits for the next deadline, or ends where nothing is left to be waited for.
     pub(super) fn go_on(&mut self, myself: &Mailbox<FleetMessage>) {
         if !self.core.is_stopping() || !self.core.is_empty() {
             return self.arm(myself);
         }
-        let (nodes, replies) = (Arc::clone(&self.nodes), std::mem::take(&mut self.stopping));
-        let over = self.over.take();
-        tokio::spawn(async move {
-            if let Some(tasks) = nodes.shared.tasks.get() {
-                // No labor is left that could answer for any of them.
-                tasks.end().await;
-            }
-            if let Err(error) = nodes.records.flush(nodes.plane.store()).await {
-                tracing::error!(%error, "the end of labors could not be stored");
-            }
-            // Only now, for who takes the name reads what is stored.
-            nodes.plane.release(&nodes.shared);
-            if nodes.owns_plane {
-                nodes.plane.shutdown().await;
-            }
-            tracing::info!(fleet = %nodes.shared.name, "the fleet has ended");
-            drop(over);
-            for reply in replies {
-                let _ = reply.send(());
-            }
-        });
-        // The callbacks are still told what they have not been told yet.
-        if let Some(handler) = self.shared.handler.get() {
-            handler.finish(myself.get_cell());
-        }
-        myself.stop(None);
+        let replies = std::mem::take(&mut self.stopping);
+        self.end(Labors::Ended, replies, myself);
     }
 
     /// Ends this actor and nothing else. It decides no more: what the ends of the sessions would
@@ -46,20 +31,38 @@ impl FleetState {
     pub(super) fn leave(&mut self, reply: RpcReplyPort<()>, myself: &Mailbox<FleetMessage>) {
         self.nodes.plane.hide(&self.shared);
         self.shared.leave();
+        self.end(Labors::Left, vec![reply], myself);
+    }
+
+    fn end(&mut self, labors: Labors, replies: Vec<RpcReplyPort<()>>, myself: &Mailbox<FleetMessage>) {
         let (nodes, over) = (Arc::clone(&self.nodes), self.over.take());
         tokio::spawn(async move {
             if let Some(tasks) = nodes.shared.tasks.get() {
-                tasks.stop().await;
+                match labors {
+                    // None could answer for any of them.
+                    Labors::Ended => tasks.end().await,
+                    Labors::Left => tasks.stop().await,
+                }
             }
             if let Err(error) = nodes.records.flush(nodes.plane.store()).await {
                 tracing::error!(%error, "the last states of labors could not be stored; they are found out anew");
             }
             // Only now, for who takes the name reads what is stored.
             nodes.plane.release(&nodes.shared);
-            tracing::info!(fleet = %nodes.shared.name, "the fleet is left: its labors go on");
+            if nodes.owns_plane {
+                nodes.plane.shutdown().await;
+            }
+            let what = match labors {
+                Labors::Ended => "the fleet has ended",
+                Labors::Left => "the fleet is left: its labors go on",
+            };
+            tracing::info!(fleet = %nodes.shared.name, "{what}");
             drop(over);
-            let _ = reply.send(());
+            for reply in replies {
+                let _ = reply.send(());
+            }
         });
+        // The callbacks are still told what they have not been told yet.
         if let Some(handler) = self.shared.handler.get() {
             handler.finish(myself.get_cell());
         }

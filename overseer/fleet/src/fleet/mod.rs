@@ -398,12 +398,7 @@ impl FleetHandle {
     /// told, unless they take longer than the deadline for stopping. In a callback it does not
     /// wait for the callbacks that follow.
     pub async fn stop(&self) {
-        // One that has stopped already, or is stopped by others, answers no more, and may still write.
-        let _ = self.ask(FleetMessage::Stop).await;
-        self.shared.over.cancelled().await;
-        if let Some(handler) = self.shared.handler.get() {
-            handler.finished(self.shared.options.deadlines.stop).await;
-        }
+        self.end(FleetMessage::Stop).await;
     }
 
     /// Supervises no longer, and ends no labor: they dial again and go on under the fleet of this
@@ -413,8 +408,12 @@ impl FleetHandle {
     /// its way to a labor: it is lost, and `retry` says what follows. In an embedded control plane,
     /// whose labors end with the process, this is [`FleetHandle::stop`].
     pub async fn leave(&self) {
-        // A fleet that has stopped already has nothing to leave, but may still write.
-        let _ = self.ask(FleetMessage::Leave).await;
+        self.end(FleetMessage::Leave).await;
+    }
+
+    async fn end(&self, how: impl FnOnce(ractor::RpcReplyPort<()>) -> FleetMessage) {
+        // One that has stopped already, or is stopped by others, answers no more, and may still write.
+        let _ = self.ask(how).await;
         self.shared.over.cancelled().await;
         if let Some(handler) = self.shared.handler.get() {
             handler.finished(self.shared.options.deadlines.stop).await;

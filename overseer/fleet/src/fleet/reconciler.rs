@@ -16,9 +16,6 @@ use crate::labor::LaborShared;
 use crate::mailbox::Mailbox;
 use crate::metrics::one;
 
-/// Records that are read at once.
-const PAGE: usize = 256;
-
 /// The reconciler of one fleet.
 pub(crate) struct Reconciling {
     nodes: Arc<Nodes>,
@@ -91,14 +88,8 @@ impl Reconciling {
             fleet: shared.name.clone(),
             source,
         })?;
-        let mut records = BTreeSet::new();
-        let mut after = None;
-        loop {
-            let page = self.nodes.plane.records().list(&shared.name, after, PAGE).await?;
-            let Some(last) = page.last() else { break };
-            after = Some(last.record.labor);
-            records.extend(page.iter().map(|stored| stored.record.life()));
-        }
+        let records = self.nodes.plane.records().all(Some(&shared.name), |record| record.life()).await?;
+        let records = BTreeSet::from_iter(records);
         // Last, so that what has begun since is known.
         let labors: BTreeMap<Life, LaborState> = ask(&self.actor).await.unwrap_or_default();
         let asked_for = {

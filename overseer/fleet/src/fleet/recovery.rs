@@ -11,8 +11,6 @@ use crate::control_plane::ControlPlane;
 use crate::core::{Found, Life};
 use crate::records::{LaborRecord, RecordError};
 
-/// Records that are read at once.
-const PAGE: usize = 256;
 /// How often an adapter that cannot say what it has is asked again.
 const TRIES: u32 = 5;
 const BETWEEN: Duration = Duration::from_millis(500);
@@ -66,15 +64,7 @@ pub(crate) async fn look(
         // It was made just now, and ends with us.
         return Ok(Left::default());
     }
-    let mut records = Vec::new();
-    loop {
-        let after = records.last().map(|r: &LaborRecord| r.labor);
-        let page = plane.records().list(fleet, after, PAGE).await?;
-        if page.is_empty() {
-            break;
-        }
-        records.extend(page.into_iter().map(|stored| stored.record));
-    }
+    let records = plane.records().all(Some(fleet), |record| record).await?;
     let mut nodes = inventory(adapter, fleet).await?;
     let owner = plane.owner();
     nodes.retain(|node| node.may_be_of(&owner));

@@ -17,6 +17,7 @@
 mod clock;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
+mod pages;
 pub mod redb;
 
 use std::time::Duration;
@@ -26,6 +27,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 pub use self::clock::{Clock, MonotonicClock};
+pub use self::pages::Pages;
 pub use self::redb::{Durability, RedbStore};
 
 /// Most compares and operations together in one transaction.

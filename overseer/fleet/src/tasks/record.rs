@@ -8,6 +8,9 @@ use overseer_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::TaskError;
+use crate::fleet::Stopped;
+
 /// Attempts whose end a record keeps; the oldest go.
 pub const HISTORY: usize = 16;
 
@@ -290,6 +293,18 @@ impl Retry {
 }
 
 impl TaskRecord {
+    /// Where its result is.
+    ///
+    /// # Errors
+    /// [`TaskError::Failed`] where it has none, [`TaskError::Stopped`] where it is not over.
+    pub(crate) fn result(&self) -> Result<&Content, TaskError> {
+        match &self.state {
+            TaskState::Done { result, .. } => Ok(result),
+            TaskState::Failed { failure, .. } => Err(failure.clone().into()),
+            TaskState::Queued { .. } | TaskState::Running { .. } => Err(Stopped.into()),
+        }
+    }
+
     /// One that was taken just now and has an empty payload.
     pub fn new(fleet: FleetName, task: TaskId, method: impl Into<String>, retry: Retry, now_ms: u64) -> Self {
         Self {

@@ -13,13 +13,12 @@ use super::record::{Content, IdempotencyKey, TaskFailure, TaskRecord, TaskState}
 use super::{SubmitError, TaskError};
 use crate::blobs::{BlobError, Blobs, Reader};
 use crate::store::{
-    Compare, Entry, MAX_OPERATIONS, MAX_TRANSACTION_BYTES, Outcome, Revision, Store, StoreError, Transaction,
+    Compare, Entry, MAX_OPERATIONS, MAX_TRANSACTION_BYTES, Outcome, Pages, Revision, Store, StoreError,
+    Transaction,
 };
 
 /// Payloads and results up to this many bytes are kept in the store, larger ones in the blobs.
 pub(crate) const INLINE: usize = 64 * 1024;
-/// Tasks that are read at once.
-const PAGE: usize = 256;
 
 /// The tasks of one fleet in the store.
 #[derive(Clone)]
@@ -113,11 +112,8 @@ impl TaskStorage {
     pub(crate) async fn load(&self) -> Result<Vec<(TaskRecord, Revision, Option<Bytes>)>, TaskError> {
         let prefix = format!("tasks/{}/", self.fleet);
         let mut found = Vec::new();
-        let mut after: Option<String> = None;
-        loop {
-            let (entries, _) = self.store.range(&prefix, after.as_deref(), PAGE).await?;
-            let Some(last) = entries.last() else { return Ok(found) };
-            after = Some(last.key.clone());
+        let mut pages = Pages::of(&*self.store, &prefix);
+        while let Some(entries) = pages.page().await? {
             for entry in &entries {
                 let record = parse(entry)?;
                 let payload = match record.payload {
@@ -128,6 +124,7 @@ impl TaskStorage {
                 found.push((record, entry.revision, payload));
             }
         }
+        Ok(found)
     }
 
     /// A task, at work or over.

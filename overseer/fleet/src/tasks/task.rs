@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::options::TaskOptions;
-use super::record::{Content, IdempotencyKey, TaskRecord, TaskState};
+use super::record::{Content, IdempotencyKey, TaskRecord};
 use super::storage::Submitted;
 use super::{SubmitError, TaskError, Tasks};
 use crate::blobs::Reader;
@@ -83,12 +83,9 @@ impl Task {
 
     async fn result_content(&self) -> Result<Content, TaskError> {
         self.tasks.wait(self.id).await?;
-        match self.record().await?.state {
-            TaskState::Done { result, .. } => Ok(result),
-            TaskState::Failed { failure, .. } => Err(failure.into()),
-            // It was not known to the fleet, though it is in the store: the fleet has stopped.
-            TaskState::Queued { .. } | TaskState::Running { .. } => Err(Stopped.into()),
-        }
+        // What is not over by now was not known to the fleet, though it is in the store: the fleet has
+        // stopped.
+        self.record().await?.result().cloned()
     }
 
     /// Cancels it: what waits is over at once, what runs when its plugin has seen that. Fine when

@@ -46,15 +46,17 @@ impl Service {
         fleet: Option<&str>,
     ) -> Result<TaskRecord, Status> {
         let seen = self.seen(caller);
-        let (fleets, all) = match fleet {
-            Some(name) => (vec![seen.fleet_of_tasks(name).await?], true),
-            None => (seen.fleets().iter().map(|slot| slot.name.clone()).collect(), false),
+        let found = match fleet {
+            Some(name) => self.find_in(&[seen.fleet_of_tasks(name).await?], task).await?,
+            None => {
+                let served: Vec<_> = seen.fleets().iter().map(|slot| slot.name.clone()).collect();
+                match self.find_in(&served, task).await? {
+                    // Only now, for the store is asked for their names.
+                    None => self.find_in(&seen.past_fleets().await?, task).await?,
+                    found => found,
+                }
+            }
         };
-        if let Some(record) = self.find_in(&fleets, task).await? {
-            return Ok(record);
-        }
-        let past = if all { Vec::new() } else { seen.past_fleets().await? };
-        let found = self.find_in(&past, task).await?;
         found.ok_or_else(|| task_failed(&TaskError::Unknown(task)))
     }
 

@@ -51,7 +51,7 @@ fn wanted(request: proto::CreateTokenRequest) -> Result<NewToken, Failure> {
 }
 
 /// How long clients over TCP are served that know only the old authority, when nobody says.
-pub(crate) const LINGER: Duration = Duration::from_secs(7 * 86_400);
+const LINGER: Duration = Duration::from_secs(7 * 86_400);
 
 #[tonic::async_trait]
 impl proto::tokens_server::Tokens for Service {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use overseer::ControlPlane;
 use overseer::condition::Part;
 use overseer::keyspace::{Kind, Value};
-use overseer::store::{Entry, StoreError, Transaction};
+use overseer::store::{Entry, Pages, StoreError, Transaction};
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
@@ -23,8 +23,8 @@ use crate::failure::Failure;
 const AGE: Duration = Duration::from_secs(180 * 86_400);
 /// Old ones that are removed in one transaction.
 const AT_ONCE: usize = 100;
-/// Entries that are read at once.
-const PAGE: usize = 512;
+/// Entries that are looked at before others get their turn.
+const IN_A_ROW: usize = 512;
 /// Entries that a reader who follows may lag behind.
 const BEHIND: usize = 1024;
 
@@ -117,12 +117,9 @@ impl AuditLog {
         let mut kept = Kept { newest: EntryId::first_of(0), ids: Default::default() };
         for class in Class::ALL {
             let prefix = format!("{}{}/", KIND.prefix, class.name());
-            let mut after: Option<String> = None;
-            loop {
-                let page = plane.store().range(&prefix, after.as_deref(), PAGE).await;
-                let (entries, _) = page.map_err(|e| Failure::told(Exit::Fault, e.code(), &e.to_string()))?;
-                let Some(last) = entries.last() else { break };
-                after = Some(last.key.clone());
+            let mut pages = Pages::of(plane.store(), &prefix);
+            let failed = |e: StoreError| Failure::told(Exit::Fault, e.code(), &e.to_string());
+            while let Some(entries) = pages.page().await.map_err(failed)? {
                 let ids = entries.iter().filter_map(|entry| EntryId::parse(entry.key.strip_prefix(&prefix)?));
                 kept.ids[class as usize].extend(ids);
             }
@@ -204,7 +201,7 @@ impl AuditLog {
             if found.len() >= wanted.limit {
                 break;
             }
-            if n % PAGE == PAGE - 1 {
+            if n % IN_A_ROW == IN_A_ROW - 1 {
                 tokio::task::yield_now().await;
             }
             let entry = self.inner.plane.store().get(&key(class, id)).await;

@@ -7,7 +7,6 @@ use crate::output::Target;
 use crate::release::size;
 use crate::table::{Cell, render};
 
-/// Columns of the table.
 /// Artifacts of one job that are listed.
 const LISTED: usize = 12;
 /// Digits of a digest that are shown.

@@ -63,9 +63,10 @@ do that where the old key may be known to others. `control_cert` in [server] is 
 #[derive(Debug, Args)]
 #[command(after_help = ROTATE_EXAMPLES)]
 pub(super) struct RotateArgs {
-    /// How long clients over TCP are served that know only the present authority: `12h`, `30d`, `0s`
-    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = humantime::parse_duration)]
-    linger: Duration,
+    /// How long clients over TCP are served that know only the present authority, a week if not given:
+    /// `12h`, `30d`, `0s`
+    #[arg(long, value_name = "TIME", value_parser = crate::client::time, allow_hyphen_values = true)]
+    linger: Option<Duration>,
 }
 
 /// `show --json` and `rotate --json`.
@@ -109,8 +110,7 @@ pub(super) async fn run(command: AuthorityCommand, channel: Channel, json: bool)
             client.authority(proto::AuthorityRequest {}).await.map_err(|s| understand(&s))?.into_inner()
         }
         AuthorityCommand::Rotate(RotateArgs { linger }) => {
-            let linger_ms = Some(u64::try_from(linger.as_millis()).unwrap_or(u64::MAX));
-            let request = proto::RotateAuthorityRequest { linger_ms };
+            let request = proto::RotateAuthorityRequest { linger_ms: linger.map(super::millis) };
             let rotated = client.rotate_authority(request).await.map_err(|s| understand(&s))?.into_inner();
             rotated.authority.unwrap_or_default()
         }

@@ -52,8 +52,10 @@ impl Config {
     /// A release that is not there, is none, or would be refused by the labors; a key that is
     /// none. Each with its place in the configuration.
     pub(crate) fn plan(&self) -> Result<Plan, Failure> {
-        let fleets = self.fleets.iter().map(|(name, fleet)| Ok((name.clone(), self.fleet(fleet)?)));
-        Ok(Plan { server: self.server.clone(), fleets: fleets.collect::<Result<_, Failure>>()? })
+        match self.plan_what_can_be()? {
+            (plan, faults) if faults.is_empty() => Ok(plan),
+            (_, mut faults) => Err(faults.swap_remove(0).1),
+        }
     }
 
     /// As [`Config::plan`], without the fleets that cannot be planned, and why each cannot.

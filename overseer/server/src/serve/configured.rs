@@ -12,8 +12,8 @@ use crate::failure::Failure;
 /// # Errors
 /// `config.…`.
 fn server() -> Result<Option<ServerConfig>, Failure> {
-    let found = places::configurations().into_iter().find(|path| path.exists());
-    Ok(found.map(|path| Config::read(&path)).transpose()?.map(|config| config.server))
+    let Ok(path) = places::configuration() else { return Ok(None) };
+    Ok(Some(Config::read(&path)?.server))
 }
 
 /// The data directory of the server here; none when there is no home to have it in.

@@ -46,6 +46,11 @@ impl Faults {
         self.0.write().remove(fleet);
     }
 
+    /// What is still wrong is noted again.
+    pub(super) fn clear_all(&self) {
+        self.0.write().clear();
+    }
+
     /// Of one fleet.
     pub(super) fn of(&self, fleet: &FleetName) -> Option<Fault> {
         self.0.read().get(fleet).cloned()

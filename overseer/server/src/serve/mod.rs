@@ -79,7 +79,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<Exit, Failure> {
     }
     let config_path = match args.config {
         Some(path) => path,
-        None => find_configuration()?,
+        None => places::configuration().map_err(|places| not_configured(&places))?,
     };
     // A server may be asked to read it again from anywhere.
     let shown = config_path;
@@ -105,12 +105,8 @@ fn placed(plan: &Plan, data: Option<PathBuf>) -> Result<(PathBuf, PathBuf), Fail
     Ok((data, socket))
 }
 
-fn find_configuration() -> Result<PathBuf, Failure> {
-    let places = places::configurations();
-    if let Some(found) = places.iter().find(|path| path.exists()) {
-        return Ok(found.clone());
-    }
-    let looked: Vec<_> = places.iter().map(|path| path.display().to_string()).collect();
-    Err(Failure::input("serve.no_config", format!("there is no configuration: no {}", looked.join(", no ")))
-        .help("write one with `overseer serve --example > overseer.toml`, or give --config FILE"))
+fn not_configured(looked: &[PathBuf]) -> Failure {
+    let looked: Vec<_> = looked.iter().map(|path| path.display().to_string()).collect();
+    Failure::input("serve.no_config", format!("there is no configuration: no {}", looked.join(", no ")))
+        .help("write one with `overseer serve --example > overseer.toml`, or give --config FILE")
 }

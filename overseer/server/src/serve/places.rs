@@ -44,6 +44,15 @@ pub(crate) fn sockets() -> Vec<PathBuf> {
     runtime.into_iter().chain([run]).chain(data).collect()
 }
 
+/// The configuration that is there.
+///
+/// # Errors
+/// The places that were looked at, in order.
+pub(crate) fn configuration() -> Result<PathBuf, Vec<PathBuf>> {
+    let places = configurations();
+    places.iter().find(|path| path.exists()).cloned().ok_or(places)
+}
+
 /// Where a configuration is looked for, in order.
 pub(crate) fn configurations() -> Vec<PathBuf> {
     let user = variable("XDG_CONFIG_HOME").or_else(|| Some(variable("HOME")?.join(".config")));

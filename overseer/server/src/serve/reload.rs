@@ -80,38 +80,27 @@ impl Server {
                 changes.push(Change::of(slot.name.as_str(), "stopped", text));
             }
         }
-        for fault in self.faults.all() {
-            // What is still wrong is noted again.
-            self.faults.clear(&fault.fleet);
-        }
+        self.faults.clear_all();
         for (name, fleet) in plan.fleets {
-            match self.fleet(name.as_str()) {
-                Ok(slot) => {
-                    if let Err(failure) = replan(&slot, fleet, &mut changes).await {
-                        self.faults.note(&name, &failure);
-                        changes.push(Change::of(name.as_str(), "failed", failure.to_string()));
-                    }
-                }
-                Err(_) => {
-                    let started = match self.add(fleet).await {
-                        Ok(slot) => slot.settle().await,
-                        Err(failure) => Err(failure),
-                    };
-                    changes.push(match started {
-                        Ok(done) => Change::of(
-                            name.as_str(),
-                            "started",
-                            format!("is new, with {}", labors(done.started)),
-                        ),
-                        Err(failure) => {
-                            self.faults.note(&name, &failure);
-                            Change::of(name.as_str(), "failed", failure.to_string())
-                        }
-                    });
-                }
+            let done = match self.fleet(name.as_str()) {
+                Ok(slot) => replan(&slot, fleet, &mut changes).await,
+                Err(_) => self.start_new(fleet, &mut changes).await,
+            };
+            if let Err(failure) = done {
+                self.faults.note(&name, &failure);
+                changes.push(Change::of(name.as_str(), "failed", failure.to_string()));
             }
         }
         changes
+    }
+
+    /// # Errors
+    /// It could not be started, or none of its labors.
+    async fn start_new(&self, fleet: FleetPlan, changes: &mut Vec<Change>) -> Result<(), Failure> {
+        let slot = self.add(fleet).await?;
+        let text = format!("is new, with {}", labors(slot.settle().await?.started));
+        changes.push(Change::of(slot.name.as_str(), "started", text));
+        Ok(())
     }
 }
 

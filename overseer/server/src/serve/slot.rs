@@ -254,25 +254,20 @@ impl FleetSlot {
             Phase::Running(running) => (State::Running { since: running.since }, Some(running)),
             Phase::Stopping(running) => (State::Stopping { since: running.since }, Some(running)),
         };
-        let stopped = |stopped_by| Snapshot {
-            state,
-            plan: plan.clone(),
-            wanted,
-            by_hand,
-            count: Count::default(),
-            pending: pending.clone(),
-            stopped_by,
-        };
-        let Some(running) = running else { return stopped(None) };
-        let stopped_by = running.fleet.stopped_by().cloned();
-        match (running.fleet.count_children().await, stopped_by) {
-            (Ok(count), stopped_by) => {
-                let state =
-                    if stopped_by.is_some() { State::Stopping { since: running.since } } else { state };
-                Snapshot { state, plan: running.plan, wanted, by_hand, count, pending, stopped_by }
+        let (count, stopped_by) = (Count::default(), None);
+        let mut snapshot = Snapshot { state, plan, wanted, by_hand, count, pending, stopped_by };
+        let Some(running) = running else { return snapshot };
+        snapshot.stopped_by = running.fleet.stopped_by().cloned();
+        match running.fleet.count_children().await {
+            Ok(count) => {
+                if snapshot.stopped_by.is_some() {
+                    snapshot.state = State::Stopping { since: running.since };
+                }
+                (snapshot.plan, snapshot.count) = (running.plan, count);
             }
-            (Err(_), stopped_by) => Snapshot { state: State::Stopped, ..stopped(stopped_by) },
+            Err(_) => snapshot.state = State::Stopped,
         }
+        snapshot
     }
 
     /// One who has waited for its turn may find that there is nothing left to change.

@@ -9,6 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 use tokio::net::UnixListener;
 
 use crate::failure::Failure;
+use crate::opening::STICKY;
 
 /// A socket that this process listens on. Removed when dropped.
 #[derive(Debug)]
@@ -117,7 +118,6 @@ fn private(socket: &Path, directory: &Path, found: &fs::Metadata) -> Result<(), 
 /// Whether a directory is there for a server's socket and nothing else, so that closing it to
 /// others takes nothing away from anybody: never `/tmp`, `/run` or a home.
 fn is_for_sockets(socket: &Path, directory: &Path, found: &fs::Metadata) -> bool {
-    const STICKY: u32 = 0o1000;
     let of_the_system = directory.components().count() < 3 || found.mode() & STICKY != 0;
     let ours = [socket.to_owned(), socket.with_extension("lock")];
     let Ok(mut entries) = fs::read_dir(directory) else { return false };
