@@ -177,7 +177,12 @@ impl World {
                     self.labor_write(Write::Forget(labor));
                 }
             }
-            Effect::OpenForCalls(..) | Effect::CloseForCalls(_) | Effect::Tell(_) | Effect::Stops(_) => {}
+            Effect::OpenForCalls(..)
+            | Effect::CloseForCalls(_)
+            | Effect::Changed(..)
+            | Effect::Upgraded(_)
+            | Effect::Tell(_)
+            | Effect::Stops(_) => {}
         }
     }
 

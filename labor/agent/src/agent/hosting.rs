@@ -205,7 +205,8 @@ impl Agent {
             cause: cause.to_bytes().into(),
         }));
         let hosting = &mut self.hosting;
-        if hosting.host().is_none() && hosting.starting.is_none() && hosting.restart_at.is_none() {
+        let comes = hosting.starting.is_some() || hosting.restart_at.is_some() || hosting.hand_over.is_some();
+        if hosting.host().is_none() && !comes {
             self.calls_event(Event::NoHost);
         } else if let (Some(wanted), Some(loaded)) = (&mut hosting.wanted, &hosting.loaded) {
             wanted.id = loaded.id;

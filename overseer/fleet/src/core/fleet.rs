@@ -180,9 +180,10 @@ impl FleetCore {
                 Phase::Requested | Phase::Booting | Phase::Joining | Phase::Lost { .. },
                 Event::Attached { session, draining: true, .. },
             ) => self.drains_already(now, life, session, out),
-            (Phase::Requested | Phase::Booting | Phase::Joining, Event::Attached { session, ready, release, .. }) => {
-                self.attached(now, life, session, ready.then_some(release), true, out)
-            }
+            (
+                Phase::Requested | Phase::Booting | Phase::Joining,
+                Event::Attached { session, ready, release, .. },
+            ) => self.attached(now, life, session, ready.then_some(release), true, out),
             (
                 Phase::Loading { session: old }
                 | Phase::Loaded { session: old }

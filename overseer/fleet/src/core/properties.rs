@@ -115,7 +115,8 @@ fn event(kind: usize, life: Life, session: SessionId, variant: u8) -> Event {
         4 => Event::Attached {
             life,
             session,
-            release: None, ready: variant.is_multiple_of(3),
+            release: None,
+            ready: variant.is_multiple_of(3),
             draining: variant.is_multiple_of(7),
         },
         5 => Event::Loaded(life, None),
@@ -294,7 +295,10 @@ fn ready(core: &mut FleetCore, n: u64) -> Life {
     core.on_event(0, Event::Start(id(n)));
     core.on_event(0, Event::Accepted(life));
     core.on_event(0, Event::Joined(life));
-    core.on_event(0, Event::Attached { life, session: SessionId(1), release: None, ready: false, draining: false });
+    core.on_event(
+        0,
+        Event::Attached { life, session: SessionId(1), release: None, ready: false, draining: false },
+    );
     core.on_event(0, Event::Loaded(life, None));
     core.on_event(0, Event::Ready(life, None));
     life
@@ -333,7 +337,8 @@ fn a_labor_that_attaches_again_and_again_does_not_load_for_ever() {
     let whole = (deadlines.load + deadlines.start).as_millis() as u64;
     for n in 0.. {
         let now = n * 1_000;
-        let attached = Event::Attached { life, session: SessionId(n + 1), release: None, ready: false, draining: false };
+        let attached =
+            Event::Attached { life, session: SessionId(n + 1), release: None, ready: false, draining: false };
         core.on_event(now, attached);
         let effects = core.on_event(now, Event::Tick);
         if effects.contains(&Effect::Terminate(life)) {
@@ -355,7 +360,13 @@ fn restarts_beyond_the_intensity_escalate() {
             life.generation = life.generation.next();
             core.on_event(
                 round,
-                Event::Attached { life, session: SessionId(9 + round), release: None, ready: true, draining: false },
+                Event::Attached {
+                    life,
+                    session: SessionId(9 + round),
+                    release: None,
+                    ready: true,
+                    draining: false,
+                },
             );
         } else {
             assert!(

@@ -201,7 +201,9 @@ mod tests {
         let with = |canary, batch| {
             Rollout::new(None, None, UpgradeOptions { canary, batch, ..UpgradeOptions::default() })
         };
-        for (canary, labors, wanted) in [(10, 1, 1), (10, 50, 5), (1, 50, 1), (100, 7, 7), (200, 7, 7), (10, 0, 0)] {
+        for (canary, labors, wanted) in
+            [(10, 1, 1), (10, 50, 5), (1, 50, 1), (100, 7, 7), (200, 7, 7), (10, 0, 0)]
+        {
             assert_eq!(with(canary, None).wanted(labors), wanted, "{canary} of {labors}");
         }
         assert_eq!(with(0, None).wanted(7), 7, "none is first");

@@ -26,8 +26,8 @@ use crate::claims::millis;
 use crate::clock;
 use crate::condition::Condition;
 use crate::core::{
-    AtCapacity, Effect, Event, FleetCore, Found, Happening, Life, Millis, NoUpgrade, TaskEvent, UpgradeStatus,
-    WhatNext,
+    AtCapacity, Effect, Event, FleetCore, Found, Happening, Life, Millis, NoUpgrade, TaskEvent,
+    UpgradeStatus, WhatNext,
 };
 use crate::labor::{Labor, LaborShared};
 use crate::mailbox::Mailbox;
@@ -404,7 +404,9 @@ impl FleetState {
                 }
                 Effect::Terminate(life) => terminate.push(life),
                 Effect::Load(life, session, release) => self.load(life, session, release),
-                Effect::Changed(life, _) => tracing::debug!(labor = %life.labor, "a labor has changed its release"),
+                Effect::Changed(life, _) => {
+                    tracing::debug!(labor = %life.labor, "a labor has changed its release")
+                }
                 Effect::Upgraded(status) => self.upgraded(&status),
                 Effect::SendDrain(_, session) => {
                     let deadline_ms = self.shared.options.deadlines.drain.as_millis() as u64;

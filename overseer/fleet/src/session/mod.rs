@@ -11,10 +11,10 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use lanes::NotQueued;
 pub(crate) use lanes::{LaneStream, Lanes};
-pub(crate) use tally::Answers;
 use overseer_protocol::proto::{self, Call, CallResult, Cancel, Order, call_result, order};
 use overseer_protocol::{Attempt, CallErrorCode, Cause, INLINE_PAYLOAD, SessionId, TaskId, TraceContext};
 use parking_lot::Mutex;
+pub(crate) use tally::Answers;
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
 

@@ -73,7 +73,11 @@ mod tests {
 
     fn failure(code: CallErrorCode, incarnation: u32) -> CallResult {
         let failure = CallFailure { code: code as u32, ..CallFailure::default() };
-        CallResult { incarnation, outcome: Some(call_result::Outcome::Failure(failure)), ..CallResult::default() }
+        CallResult {
+            incarnation,
+            outcome: Some(call_result::Outcome::Failure(failure)),
+            ..CallResult::default()
+        }
     }
 
     #[test]

@@ -89,7 +89,13 @@ impl FleetCore {
     }
 
     /// A ready labor has another release up.
-    pub(super) fn changed(&mut self, now: Millis, life: Life, release: Option<ReleaseId>, out: &mut Vec<Effect>) {
+    pub(super) fn changed(
+        &mut self,
+        now: Millis,
+        life: Life,
+        release: Option<ReleaseId>,
+        out: &mut Vec<Effect>,
+    ) {
         let Some(labor) = self.labors.get_mut(&life.labor) else { return };
         let Phase::Ready { session } = labor.phase else { return };
         if labor.runs != release {
