@@ -10,12 +10,12 @@ use overseer_tests::probe_library;
 use tokio::task::JoinHandle;
 
 /// A version of the probe, with these variables.
-pub fn version(version: &str, variables: &[(&str, &str)]) -> Release {
+pub(crate) fn version(version: &str, variables: &[(&str, &str)]) -> Release {
     Release::pack(described(version, variables)).expect("it is packed")
 }
 
 /// The same before it is packed.
-pub fn described(version: &str, variables: &[(&str, &str)]) -> ReleaseBuilder {
+pub(crate) fn described(version: &str, variables: &[(&str, &str)]) -> ReleaseBuilder {
     let named = [("PROBE_VERSION", version)];
     let all = named.iter().chain(variables);
     let builder = ReleaseBuilder::plugin("probe-plugin", &format!("{version}.0.0"), probe_library());
@@ -23,30 +23,30 @@ pub fn described(version: &str, variables: &[(&str, &str)]) -> ReleaseBuilder {
 }
 
 /// An upgrade that takes no longer than it must.
-pub fn quick() -> UpgradeOptions {
+pub(crate) fn quick() -> UpgradeOptions {
     UpgradeOptions { watch: Duration::ZERO, ..UpgradeOptions::default() }
 }
 
 /// How calls came out.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Outcomes {
+pub(crate) struct Outcomes {
     /// Answered by a version: how many calls, by version.
-    pub answered: std::collections::BTreeMap<String, u64>,
+    pub(crate) answered: std::collections::BTreeMap<String, u64>,
     /// Their labor or their plugin host was gone.
-    pub lost: u64,
+    pub(crate) lost: u64,
     /// Anything else, in words.
-    pub failed: Vec<String>,
+    pub(crate) failed: Vec<String>,
 }
 
 /// Calls a fleet until it is told to stop.
-pub struct Load {
+pub(crate) struct Load {
     over: Arc<AtomicBool>,
     callers: Vec<JoinHandle<Outcomes>>,
 }
 
 impl Load {
     /// With so many calls at a time.
-    pub fn on<H: Overseer>(fleet: &Fleet<H>, callers: usize) -> Self {
+    pub(crate) fn on<H: Overseer>(fleet: &Fleet<H>, callers: usize) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let caller = |_| {
             let (fleet, over) = (fleet.clone(), Arc::clone(&over));
@@ -64,7 +64,7 @@ impl Load {
     }
 
     /// Ends it, and says how the calls came out.
-    pub async fn end(self) -> Outcomes {
+    pub(crate) async fn end(self) -> Outcomes {
         self.over.store(true, Ordering::Relaxed);
         let mut all = Outcomes::default();
         for caller in self.callers {
@@ -80,7 +80,7 @@ impl Load {
 }
 
 impl Outcomes {
-    pub fn count(&mut self, answer: Result<String, CallError>) {
+    pub(crate) fn count(&mut self, answer: Result<String, CallError>) {
         match answer {
             Ok(version) => *self.answered.entry(version.trim_matches('"').to_owned()).or_default() += 1,
             Err(CallError::LaborLost { .. }) => self.lost += 1,
@@ -90,7 +90,7 @@ impl Outcomes {
     }
 
     /// Calls that a version has answered.
-    pub fn by(&self, version: &str) -> u64 {
+    pub(crate) fn by(&self, version: &str) -> u64 {
         self.answered.get(version).copied().unwrap_or(0)
     }
 }

@@ -180,7 +180,7 @@ impl World {
                 self.lives().into_iter().for_each(|life| self.tell(Event::Heard(life)));
                 self.tell(Event::Tick);
             }
-            _ => drop(self.step(life)),
+            _ => _ = self.step(life),
         }
     }
 }
@@ -223,7 +223,7 @@ fn first_a_tenth_is_watched_then_the_others_change_then_all_are_watched() {
     world.upgrade(release(2)).unwrap();
     let stage = |world: &World| world.core.upgrade_status().map(|s| (s.stage.name(), s.changed));
     assert_eq!(stage(&world), Some(("canary", 0)));
-    world.lives().into_iter().for_each(|life| drop(world.step(life)));
+    assert_eq!(world.lives().into_iter().filter(|life| world.step(*life)).count(), 1);
     assert_eq!(stage(&world), Some(("canary", 1)));
     world.now += 9_999;
     world.lives().into_iter().for_each(|life| world.tell(Event::Heard(life)));

@@ -1,5 +1,7 @@
 //! Labors that change their release while they are ready.
 
+use std::collections::btree_map::Entry;
+
 use overseer_protocol::{BootPhase, Cause, LaborId, ReleaseId};
 
 use super::{FleetCore, Phase};
@@ -235,8 +237,8 @@ impl FleetCore {
             if rollout.changing.len() >= at_once {
                 break;
             }
-            if !rollout.changing.contains_key(&labor.id) {
-                rollout.changing.insert(labor.id, by);
+            if let Entry::Vacant(place) = rollout.changing.entry(labor.id) {
+                place.insert(by);
                 out.push(Effect::Load(labor.life(), session, labor.target));
             }
         }
