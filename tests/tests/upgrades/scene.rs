@@ -24,7 +24,7 @@ pub(crate) fn described(version: &str, variables: &[(&str, &str)]) -> ReleaseBui
 
 /// An upgrade that takes no longer than it must.
 pub(crate) fn quick() -> UpgradeOptions {
-    UpgradeOptions { watch: Duration::ZERO, ..UpgradeOptions::default() }
+    UpgradeOptions { settle: Duration::ZERO, watch: Duration::ZERO, ..UpgradeOptions::default() }
 }
 
 /// How calls came out.

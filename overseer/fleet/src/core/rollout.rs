@@ -16,8 +16,11 @@ pub struct UpgradeOptions {
     /// Percent of the labors that change first and are watched before the others do: one at least;
     /// with 0 none is first.
     pub canary: u8,
-    /// Most labors that change at a time; without it a tenth of them, and one at least.
+    /// Most labors that change at a time; without it a twentieth of them, and one at least.
     pub batch: Option<u32>,
+    /// How long a labor that has changed keeps its place among those: the next one follows then. On one
+    /// host it leaves the processors to the calls meanwhile.
+    pub settle: Duration,
     /// How long the first labors, and in the end all of them, have to do well.
     pub watch: Duration,
     /// By how many percent points a larger share of calls may fail than with the release before.
@@ -26,7 +29,13 @@ pub struct UpgradeOptions {
 
 impl Default for UpgradeOptions {
     fn default() -> Self {
-        Self { canary: 10, batch: None, watch: Duration::from_secs(10), error_budget: 5 }
+        Self {
+            canary: 10,
+            batch: None,
+            settle: Duration::from_millis(200),
+            watch: Duration::from_secs(10),
+            error_budget: 5,
+        }
     }
 }
 
@@ -116,6 +125,8 @@ pub(super) struct Rollout {
     pub(super) stage: UpgradeStage,
     /// Labors that were told to change, and when they must have done that.
     pub(super) changing: BTreeMap<LaborId, Millis>,
+    /// Those that have changed and keep their place until then.
+    pub(super) settling: BTreeMap<LaborId, Millis>,
     /// Until when those that have changed are watched.
     pub(super) watched_until: Option<Millis>,
 }
@@ -123,7 +134,8 @@ pub(super) struct Rollout {
 impl Rollout {
     pub(super) fn new(from: Option<ReleaseId>, to: Option<ReleaseId>, options: UpgradeOptions) -> Self {
         let stage = if options.canary == 0 { UpgradeStage::Rolling } else { UpgradeStage::Canary };
-        Self { from, to, options, stage, changing: BTreeMap::new(), watched_until: None }
+        let (changing, settling) = Default::default();
+        Self { from, to, options, stage, changing, settling, watched_until: None }
     }
 
     /// What a labor is to run that begins now.
@@ -160,7 +172,7 @@ impl Rollout {
         match self.options.batch {
             _ if self.goes_back() => labors,
             Some(batch) => batch.max(1) as usize,
-            None => labors.div_ceil(10),
+            None => labors.div_ceil(20),
         }
     }
 
@@ -175,8 +187,22 @@ impl Rollout {
         })
     }
 
+    /// A labor has changed as it was told.
+    pub(super) fn changed(&mut self, now: Millis, labor: LaborId) {
+        let settle = self.options.settle.as_millis() as u64;
+        if self.changing.remove(&labor).is_some() && !self.goes_back() && settle > 0 {
+            self.settling.insert(labor, now + settle);
+        }
+    }
+
+    /// How many places are taken now.
+    pub(super) fn taken(&mut self, now: Millis) -> usize {
+        self.settling.retain(|_, until| *until > now);
+        self.changing.len() + self.settling.len()
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Millis> {
-        self.changing.values().copied().chain(self.watched_until).min()
+        self.changing.values().chain(self.settling.values()).copied().chain(self.watched_until).min()
     }
 }
 
@@ -207,7 +233,7 @@ mod tests {
             assert_eq!(with(canary, None).wanted(labors), wanted, "{canary} of {labors}");
         }
         assert_eq!(with(0, None).wanted(7), 7, "none is first");
-        for (batch, labors, at_once) in [(None, 1, 1), (None, 50, 5), (Some(0), 50, 1), (Some(3), 50, 3)] {
+        for (batch, labors, at_once) in [(None, 1, 1), (None, 50, 3), (Some(0), 50, 1), (Some(3), 50, 3)] {
             assert_eq!(with(10, batch).at_once(labors), at_once);
         }
     }

@@ -191,9 +191,11 @@ proptest! {
     fn an_upgrade_ends_with_all_labors_on_one_release_whatever_happens(
         labors in 0u64..6,
         batch in proptest::option::of(0u32..4),
+        settle in 0u64..2000,
         steps in proptest::collection::vec((0u8..16, any::<u8>(), any::<u8>()), 0..80),
     ) {
-        let options = UpgradeOptions { canary: 50, batch, ..UpgradeOptions::default() };
+        let settle = Duration::from_millis(settle);
+        let options = UpgradeOptions { canary: 50, batch, settle, ..UpgradeOptions::default() };
         let mut world = World::new(labors, options);
         for (kind, which, n) in steps {
             let lives = world.lives();
@@ -214,7 +216,7 @@ proptest! {
 }
 
 fn options() -> UpgradeOptions {
-    UpgradeOptions { canary: 10, batch: Some(2), watch: Duration::from_secs(10), error_budget: 5 }
+    UpgradeOptions { batch: Some(2), settle: Duration::ZERO, ..UpgradeOptions::default() }
 }
 
 #[test]
@@ -283,4 +285,21 @@ fn a_labor_that_says_nothing_of_its_order_is_no_good_sign() {
     world.settle();
     let UpgradeStage::RolledBack(cause) = &world.ended[0].stage else { panic!("{:?}", world.ended) };
     assert_eq!(cause.code(), "boot_timeout");
+}
+
+#[test]
+fn one_that_has_changed_keeps_its_place_for_a_while() {
+    let settle = Duration::from_millis(300);
+    let mut world = World::new(3, UpgradeOptions { canary: 0, batch: Some(1), settle, ..options() });
+    world.upgrade(release(2)).unwrap();
+    for changed in 1..=3 {
+        while world.lives().into_iter().filter(|life| world.step(*life)).count() > 0 {}
+        assert_eq!(world.core.upgrade_status().unwrap().changed, changed);
+        world.now += 299;
+        world.tell(Event::Tick);
+        assert!(world.agents.values().all(|agent| agent.loading.is_none()));
+        world.now += 1;
+        world.tell(Event::Tick);
+    }
+    assert_eq!(world.core.upgrade_status().unwrap().stage, UpgradeStage::Watching);
 }

@@ -253,6 +253,7 @@ impl proto::fleets_server::Fleets for Service {
         let asked = Asked::of(&request.fleet)
             .with_some("canary", request.canary)
             .with_some("batch", request.batch)
+            .with_some("settle_ms", request.settle_ms)
             .with_some("watch_ms", request.watch_ms)
             .with_some("error_budget", request.error_budget);
         let entry = self.record(&caller, asked).await?;

@@ -20,6 +20,7 @@ pub(super) fn options(request: &proto::UpgradeFleetRequest) -> UpgradeOptions {
     UpgradeOptions {
         canary: percent(request.canary, usual.canary),
         batch: request.batch,
+        settle: request.settle_ms.map_or(usual.settle, Duration::from_millis),
         watch: request.watch_ms.map_or(usual.watch, Duration::from_millis),
         error_budget: percent(request.error_budget, usual.error_budget),
     }

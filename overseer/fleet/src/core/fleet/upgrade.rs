@@ -106,7 +106,7 @@ impl FleetCore {
         }
         let target = labor.target;
         match &mut self.rollout {
-            Some(rollout) if release == target => drop(rollout.changing.remove(&life.labor)),
+            Some(rollout) if release == target => rollout.changed(now, life.labor),
             // It was told to before it was lost, and what it was told is no longer so.
             None if release != target => out.push(Effect::Load(life, session, target)),
             _ => {}
@@ -165,6 +165,7 @@ impl FleetCore {
         rollout.watched_until = None;
         let from = rollout.from;
         // They may not have changed yet, and do not any more.
+        rollout.settling.clear();
         let told = std::mem::take(&mut rollout.changing);
         for labor in told.into_keys().filter_map(|labor| self.labors.get(&labor)) {
             if let Phase::Ready { session } = labor.phase {
@@ -234,7 +235,7 @@ impl FleetCore {
         rollout.changing.retain(|labor, _| self.labors.get(labor).is_some_and(super::Labor::is_ready));
         for labor in self.labors.values().filter(|labor| labor.runs != labor.target) {
             let Phase::Ready { session } = labor.phase else { continue };
-            if rollout.changing.len() >= at_once {
+            if rollout.taken(now) >= at_once {
                 break;
             }
             if let Entry::Vacant(place) = rollout.changing.entry(labor.id) {
@@ -247,7 +248,7 @@ impl FleetCore {
     /// Whether a stage is over, and the next one has something to do.
     fn next_stage(&self, now: Millis, rollout: &mut Rollout) -> bool {
         let ready = || self.labors.values().filter(|labor| labor.is_ready());
-        let settled = rollout.changing.is_empty() && ready().all(|labor| labor.runs == labor.target);
+        let settled = rollout.taken(now) == 0 && ready().all(|labor| labor.runs == labor.target);
         if let UpgradeStage::GoingBack(cause) = &rollout.stage {
             if settled {
                 rollout.stage = UpgradeStage::RolledBack(cause.clone());

@@ -38,9 +38,12 @@ pub(in crate::client) struct UpgradeArgs {
     /// Percent of the labors that change first and are watched; 0: none is first [default: 10]
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=100))]
     canary: Option<u32>,
-    /// Most labors that change at a time [default: a tenth of them]
+    /// Most labors that change at a time [default: a twentieth of them]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Option<u32>,
+    /// How long a labor that has changed keeps its place among those [default: 200ms]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    settle: Option<Duration>,
     /// How long the first labors, and in the end all, have to do well [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = time)]
     watch: Option<Duration>,
@@ -51,7 +54,7 @@ pub(in crate::client) struct UpgradeArgs {
     #[arg(long, conflicts_with = "follow")]
     detach: bool,
     /// Begin none: follow the one that is on its way
-    #[arg(long, conflicts_with_all = ["canary", "batch", "watch", "error_budget"])]
+    #[arg(long, conflicts_with_all = ["canary", "batch", "settle", "watch", "error_budget"])]
     follow: bool,
 }
 
@@ -118,7 +121,8 @@ pub(super) async fn run(
             fleet: args.name.clone(),
             canary: args.canary,
             batch: args.batch,
-            watch_ms: args.watch.map(|watch| u64::try_from(watch.as_millis()).unwrap_or(u64::MAX)),
+            settle_ms: args.settle.map(millis),
+            watch_ms: args.watch.map(millis),
             error_budget: args.error_budget,
         };
         let begun = client.upgrade(request).await.map_err(failed)?.into_inner().upgrade;
@@ -139,6 +143,10 @@ pub(super) async fn run(
     shown.end();
     print(json, &last, || last.text(&args.name));
     Ok(if last.stage == "done" { Exit::Passed } else { Exit::Failed })
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How far it is: a bar on a terminal, else a line for each stage.
