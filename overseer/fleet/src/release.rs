@@ -1,10 +1,14 @@
 //! What a fleet's labors run.
 
+#[cfg(feature = "fetch")]
+mod fetched;
 mod kept;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+#[cfg(feature = "fetch")]
+pub use self::fetched::FetchError;
 pub(crate) use self::kept::KeptReleases;
 use overseer_protocol::ReleaseId;
 use overseer_release::{KeyError, PackError, Package, PackageError};

@@ -1,12 +1,13 @@
 //! `[fleets.NAME]`: what a fleet is.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use overseer::core::Options;
-use overseer::{Deadlines, Escalation, FleetName, ReleaseCache, Restart};
+use overseer::{Deadlines, Escalation, FleetName, ReleaseCache, ReleaseId, Restart};
 
 use super::source::Source;
 use super::table::{Located, Table, Value};
@@ -32,13 +33,31 @@ impl AdapterKind {
     }
 }
 
+/// Where a release is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ReleasePlace {
+    /// A file on this machine.
+    File(PathBuf),
+    /// Anywhere: it is the one of this id, or it is not taken.
+    Url(String, ReleaseId),
+}
+
+impl fmt::Display for ReleasePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Url(url, _) => f.write_str(url),
+        }
+    }
+}
+
 /// One fleet.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct FleetConfig {
     pub(crate) name: FleetName,
     pub(crate) adapter: AdapterKind,
     /// What the labors run: a packed release.
-    pub(crate) release: Located<PathBuf>,
+    pub(crate) release: Located<ReleasePlace>,
     /// Paths of keys, or keys themselves.
     pub(crate) trust: Vec<Located<String>>,
     pub(crate) unsigned: bool,
@@ -72,9 +91,7 @@ impl FleetConfig {
         let adapter = table.choice("adapter", &[("local", AdapterKind::Local)])?;
         let adapter = adapter.map(|value| Located { value, span: name_span.clone() });
         let adapter = table.required("adapter", adapter, "\"local\"")?.value;
-        let release = table.text("release", "\"web-1.0.0.release\"")?;
-        let release = table.required("release", release, "\"web-1.0.0.release\"")?;
-        let release = Located { value: base.join(release.value), span: release.span };
+        let release = release(&table, base)?;
         let trust = table.texts("trust", "[\"me.pub\"]")?.unwrap_or_default();
         let unsigned = table.choice("unsigned", &[("require", false), ("allow", true)])?.unwrap_or(false);
         let labors = table.count("labors", 0..=MOST_LABORS)?;
@@ -206,6 +223,33 @@ fn environment(table: &Table<'_, '_>) -> Result<BTreeMap<String, String>, Failur
         all.insert(name.to_owned(), value);
     }
     Ok(all)
+}
+
+/// `release`, and `release_id` with a URL.
+fn release(table: &Table<'_, '_>, base: &Path) -> Result<Located<ReleasePlace>, Failure> {
+    let release = table.text("release", "\"web-1.0.0.release\"")?;
+    let Located { value, span } = table.required("release", release, "\"web-1.0.0.release\"")?;
+    let id = table.text("release_id", "the id that `overseer release inspect` prints")?;
+    let is_url = value.starts_with("https://") || value.starts_with("http://");
+    let value = match id {
+        None if !is_url => ReleasePlace::File(base.join(value)),
+        Some(id) if !is_url => {
+            let message = "a file on this machine is what it is: an id is for a URL";
+            return Err(table.wrong("release_id", &id.span, message, "remove it"));
+        }
+        None => {
+            let example = "\"64 hexadecimal digits, as `overseer release inspect` prints them\"";
+            return Err(table.required::<String>("release_id", None, example).map(drop).unwrap_err());
+        }
+        Some(id) => {
+            let parsed = id.value.parse().map_err(|error| {
+                let help = "write the id that `overseer release inspect` prints";
+                table.wrong("release_id", &id.span, format!("{error}"), help)
+            })?;
+            ReleasePlace::Url(value, parsed)
+        }
+    };
+    Ok(Located { value, span })
 }
 
 fn release_cache(table: &Table<'_, '_>, base: &Path) -> Result<ReleaseCache, Failure> {

@@ -1,12 +1,13 @@
 //! A configuration with what it names: releases opened, keys read.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use overseer::{FleetName, Release};
 use overseer_protocol::error_text;
 use overseer_release::{Package, PublicKey, Trust, Unsigned};
 
+use super::fleet::ReleasePlace;
 use super::{Config, FleetConfig, ServerConfig};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -46,7 +47,7 @@ impl FleetPlan {
 }
 
 impl Config {
-    /// Opens releases and reads keys. Blocks on the disk.
+    /// Opens releases and reads keys. Blocks on the disk, and on the network for a release from a URL.
     ///
     /// # Errors
     /// A release that is not there, is none, or would be refused by the labors; a key that is
@@ -83,26 +84,40 @@ impl Config {
             let read = public_key(&self.base, &trusted.value);
             keys.push(read.map_err(|f| self.source.placed(f, &trusted.span, Some(&key("trust"))))?);
         }
-        let (path, span) = (&fleet.release.value, &fleet.release.span);
+        let (place, span) = (&fleet.release.value, &fleet.release.span);
         let wrong = |code: &'static str, text: String, help: &str| {
             let failure = Failure::told(Exit::BadInput, code, &text).or_help(help);
             self.source.placed(failure, span, Some(&key("release")))
         };
         let packed = "give the path of a file that `overseer release pack` has made";
-        let package = Package::open(path).map_err(|e| wrong(e.code(), error_text(&e), packed))?;
+        let path = match place {
+            ReleasePlace::File(path) => path.clone(),
+            ReleasePlace::Url(url, id) => {
+                let directory = downloads();
+                tracing::info!(fleet = %fleet.name, url, "the release is fetched, unless it was before");
+                Release::fetch(url, *id, &directory).map_err(|e| wrong(e.code(), error_text(&e), packed))?;
+                Release::fetched(*id, &directory)
+            }
+        };
+        let package = Package::open(&path).map_err(|e| wrong(e.code(), error_text(&e), packed))?;
         let mut trust = Trust::keys(keys.clone());
         if fleet.unsigned {
             trust.unsigned = Unsigned::Allow;
         }
         package.verify(&trust).map_err(|refused| {
-            let message = format!("labors would refuse {}: {refused}", path.display());
+            let message = format!("labors would refuse {place}: {refused}");
             let help = "name the key that signed it in `trust`, or state unsigned = \"allow\"";
             wrong(refused.code(), message, help)
         })?;
-        let release = Release::open(path).map_err(|e| wrong(e.code(), error_text(&e), packed))?;
+        let release = Release::open(&path).map_err(|e| wrong(e.code(), error_text(&e), packed))?;
         let keys = keys.into_iter().map(PublicKey::to_text).collect();
         Ok(FleetPlan { config: fleet.clone(), release, keys })
     }
+}
+
+/// Where releases from a URL are kept.
+fn downloads() -> PathBuf {
+    overseer::cache_directory().unwrap_or_else(|| std::env::temp_dir().join("overseer")).join("downloads")
 }
 
 /// A key by its file, relative to `base`, or by its text.

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use overseer::ReleaseCache;
 
+use super::fleet::ReleasePlace;
 use super::*;
 
 /// A good file, to which each case adds its mistake.
@@ -58,7 +59,7 @@ fn what_a_file_says_is_what_is_read() {
     assert_eq!(files.key, Path::new("/k.pem"));
     assert_eq!(config.server.metrics, Some(([0, 0, 0, 0], 9464).into()));
     let web = config.fleets.values().next().unwrap();
-    assert_eq!(web.release.value, Path::new("/etc/overseer/../web.release"));
+    assert_eq!(web.release.value, ReleasePlace::File("/etc/overseer/../web.release".into()));
     assert_eq!((web.labors, web.options.max_nodes, web.unsigned), (3, 5, true));
     assert_eq!((web.options.intensity, web.options.period.as_secs()), (2, 10));
     assert_eq!((web.options.silence.as_secs(), web.options.deadlines.stop.as_secs()), (6, 9));
@@ -277,6 +278,21 @@ fn every_key_that_is_wrong_is_shown_with_what_would_be_right() {
             Some("fleets.db.adapter"),
             "config.missing",
             "adapter = \"local\"",
+        ),
+        ("release_id = \"x\"", 4, Some("fleets.web.release_id"), "config.value", "remove it"),
+        (
+            "[fleets.db]\nadapter = \"local\"\nrelease = \"https://a/b\"",
+            4,
+            Some("fleets.db.release_id"),
+            "config.missing",
+            "overseer release inspect",
+        ),
+        (
+            "[fleets.db]\nadapter = \"local\"\nrelease = \"https://a/b\"\nrelease_id = \"12\"",
+            7,
+            Some("fleets.db.release_id"),
+            "config.value",
+            "overseer release inspect",
         ),
         ("[fleets.db]\nadapter = \"local\"", 4, Some("fleets.db.release"), "config.missing", "release = "),
         (

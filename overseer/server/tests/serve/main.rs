@@ -8,6 +8,7 @@ mod authority;
 mod clock;
 mod commands;
 mod deaf;
+mod fetched;
 mod files;
 mod full_disk;
 mod joins;

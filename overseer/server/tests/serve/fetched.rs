@@ -1,0 +1,113 @@
+//! A release from a URL: the one of its id, and no other.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use overseer::Release;
+
+use crate::world::World;
+
+/// Serves one file over HTTP. Each answer breaks off after `most` bytes.
+struct Mirror {
+    address: SocketAddr,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Mirror {
+    fn of(file: Vec<u8>, most: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, requests) = (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default());
+        let count = Arc::clone(&requests);
+        std::thread::spawn(move || {
+            for connection in listener.incoming() {
+                count.fetch_add(1, Ordering::Relaxed);
+                // One who hangs up has what it wants.
+                let _ = answer(connection.unwrap(), &file, most);
+            }
+        });
+        Self { address, requests }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/probe.release", self.address)
+    }
+
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+}
+
+fn answer(mut connection: TcpStream, file: &[u8], most: usize) -> std::io::Result<()> {
+    let mut from = None;
+    for line in BufReader::new(&connection).lines() {
+        let line = line?.to_ascii_lowercase();
+        if let Some(range) = line.strip_prefix("range: bytes=") {
+            from = range.trim_end_matches('-').parse::<usize>().ok();
+        }
+        if line.is_empty() {
+            break;
+        }
+    }
+    let start = from.unwrap_or(0);
+    let Some(rest) = file.get(start..).filter(|rest| !rest.is_empty()) else {
+        return connection.write_all(b"HTTP/1.1 416 Range Not Satisfiable\r\ncontent-length: 0\r\n\r\n");
+    };
+    let status = if from.is_some() { "206 Partial Content" } else { "200 OK" };
+    write!(connection, "HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", rest.len())?;
+    connection.write_all(&rest[..rest.len().min(most)])
+}
+
+fn configure(world: &World, url: &str, id: &str) {
+    let fleet = world.fleet("a");
+    let text = format!(
+        "[server]\ndata = \"data\"\non_stop = \"end\"\n[fleets.{fleet}]\nadapter = \"local\"\n\
+         release = \"{url}\"\nrelease_id = \"{id}\"\nunsigned = \"allow\"\nlabors = 1\n"
+    );
+    fs::write(world.path("overseer.toml"), text).unwrap();
+}
+
+#[test]
+fn a_release_is_fetched_once_however_often_its_download_breaks() {
+    let world = World::new();
+    let file = fs::read(world.path("probe.release")).unwrap();
+    let id = Release::open(&world.path("probe.release")).unwrap().id().to_string();
+    let mirror = Mirror::of(file.clone(), file.len() / 3);
+    configure(&world, &mirror.url(), &id);
+    let serving = world.serve();
+    world.wait_ready("a", 1);
+    assert_eq!(mirror.requests(), 4, "each goes on where the last one broke");
+    let kept = world.path(&format!("cache/downloads/{id}.release"));
+    assert_eq!(fs::read(kept).unwrap(), file);
+    world.ask(["reload"]);
+    serving.stop();
+    assert_eq!(mirror.requests(), 4, "what is here is not fetched again");
+}
+
+#[test]
+fn what_is_another_release_or_none_is_not_taken() {
+    let world = World::new();
+    let file = fs::read(world.path("probe.release")).unwrap();
+    let mirror = Mirror::of(file, usize::MAX);
+    let other = "0".repeat(64);
+    configure(&world, &mirror.url(), &other);
+    let refused = world.overseer(["serve"]).exits(2);
+    assert!(refused.stderr.contains("release.fetched_other"), "{}", refused.stderr);
+    assert!(refused.stderr.contains(&other), "{}", refused.stderr);
+    let nonsense = Mirror::of(vec![7; 1000], usize::MAX);
+    configure(&world, &nonsense.url(), &other);
+    let refused = world.overseer(["serve", "--check"]).exits(2);
+    assert!(refused.stderr.contains("release.fetched_none"), "{}", refused.stderr);
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    configure(&world, &format!("http://{gone}/x"), &other);
+    let refused = world.overseer(["serve", "--check"]).exits(2);
+    assert!(refused.stderr.contains("release.fetch"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("put the file on this machine"), "{}", refused.stderr);
+    assert_eq!(
+        fs::read_dir(world.path("cache/downloads")).unwrap().count(),
+        1,
+        "but for what may be gone on with"
+    );
+}
