@@ -5,7 +5,7 @@ use crate::row::{Row, Unit};
 const NOTES: &str = "\
 p99: of few samples the worst. ratio: ours / theirs. !: misses its goal.
 unary, stream: tonic echo over the same mTLS, own process, this run.
-spawns: the same program, started and waited for by each core, this run.
+spawns: the same program, started and waited for by four threads, this run.
 *: recorded earlier on a two-core machine; tests/peers measures again.";
 
 /// Head, lines and notes.

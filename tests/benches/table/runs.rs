@@ -74,11 +74,11 @@ fn submit(fleet: &FleetHandle) -> impl Fn() -> Answered + Clone + Send + 'static
     }
 }
 
-/// Processes a second that the cores of this machine start and wait for, and nothing else.
+/// Processes a second that this machine starts and waits for at most: as many spawn as labors do, which
+/// is more than one for each core can, for one waits while its child starts.
 async fn spawns(program: &Path) -> Result<Vec<f64>, BoxError> {
     let (count, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-    let cores = std::thread::available_parallelism()?.get();
-    let spawning: Vec<_> = (0..cores)
+    let spawning: Vec<_> = (0..LABORS)
         .map(|_| {
             let (program, count, done) = (program.to_owned(), Arc::clone(&count), Arc::clone(&done));
             std::thread::spawn(move || -> std::io::Result<()> {

@@ -10,7 +10,7 @@ use overseer::tasks::AttemptEnd;
 use overseer::{
     CallError, CallOptions, Cause, FleetHandle, LogStream, Retry, TaskError, TaskFailure, TaskOptions,
 };
-use overseer_protocol::CallErrorCode;
+use overseer_protocol::{BootPhase, CallErrorCode};
 use overseer_tests::processes::Role;
 use overseer_tests::{TestFleet, eventually, probes, processes, within};
 use rustix::process::Signal;
@@ -169,7 +169,8 @@ async fn a_host_that_is_killed_amid_a_task_leaves_no_program_and_the_task_is_run
     .await;
     let record = task.record().await.unwrap();
     assert_eq!((record.attempts, record.charged), (2, 0));
-    assert!(matches!(record.history[0].end, AttemptEnd::Lost { .. }), "{record:?}");
+    let end = &record.history[0].end;
+    assert!(matches!(end, AttemptEnd::Answered { code: CallErrorCode::HostEnded, .. }), "{record:?}");
     assert_eq!(labor.status().generation.0, 1);
     fleet.end().await;
 }
@@ -182,13 +183,12 @@ async fn a_program_that_cannot_be_executed_is_said_when_its_labor_starts() {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
     let builder = ReleaseBuilder::program("job", "1.0.0", path).mode(Mode::Run { concurrency: 1 });
     let release = Release::pack(builder).unwrap();
-    let fleet = probes!().release(release).restart(overseer::Restart::Temporary);
-    let fleet = TestFleet::start(fleet).await;
+    let fleet = TestFleet::start(probes!().release(release)).await;
     let labor = fleet.start_child().await.unwrap();
-    let cause = within("the end", labor.terminated()).await;
-    assert!(
-        matches!(&cause, Cause::BootFailed { reason, .. } if reason.contains("cannot execute")),
-        "{cause:?}"
-    );
+    within("the end", labor.wait_for(|s| s.generation.0 > 1)).await;
+    let history = labor.history();
+    let cause = history.iter().find_map(|entry| entry.cause.clone()).unwrap();
+    let Cause::BootFailed { phase: BootPhase::Start, reason } = &cause else { panic!("{cause:?}") };
+    assert!(reason.contains("cannot execute") && reason.contains("job.sh"), "{reason}");
     fleet.end().await;
 }

@@ -124,8 +124,10 @@ async fn a_cancelled_call_ends_the_program_with_its_children() {
         gone(child).await;
         // The next one is not touched by it.
         program.send("run", "");
-        assert!(runs(number(&line(&mut program).await)));
-        program.host.kill();
+        let child = number(&line(&mut program).await);
+        assert!(runs(child));
+        program.host.stop().await;
+        gone(child).await;
     }
 }
 
