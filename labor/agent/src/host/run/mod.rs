@@ -108,9 +108,6 @@ impl Program {
             command.env("TRACEPARENT", trace);
         }
         let process = Process::start(&mut command).map_err(|error| self.cannot_execute(&error))?;
-        // It holds the ends that the program writes to; here they would never be seen to close.
-        drop(command);
-
         let (runs, over) = channel::<()>();
         let group = process.group();
         context.on_cancel(move || {
@@ -120,7 +117,8 @@ impl Program {
             }
         });
         let log = |bytes: &[u8]| context.log("stderr", bytes);
-        let written = streams::read(&stdout, &stderr, &process, log);
+        // The command holds the ends that the program writes to.
+        let written = streams::read(&stdout, &stderr, command, &process, log);
         let status = process.end();
         drop(runs);
         outcome::judge(status, written, context.is_cancelled())

@@ -35,9 +35,13 @@ enum Source {
 
 /// Reads what a program writes until it has ended and both pipes are closed, or held open for too
 /// long by what it has left. `log` takes standard error as it comes, and may block.
-pub(super) fn read(
+///
+/// `writes` holds our own copies of the ends that the program writes to. As long as they are open a
+/// program that ends wakes this thread once, by its end, and not for each pipe before.
+pub(super) fn read<W>(
     stdout: &impl AsFd,
     stderr: &impl AsFd,
+    writes: W,
     process: &Process,
     mut log: impl FnMut(&[u8]),
 ) -> Result<Written, Errno> {
@@ -47,7 +51,7 @@ pub(super) fn read(
         (Source::Stderr, stderr.as_fd()),
         (Source::End, process.as_fd()),
     ];
-    let mut until: Option<Instant> = None;
+    let (mut writes, mut until) = (Some(writes), None::<Instant>);
     while !open.is_empty() {
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
@@ -68,6 +72,7 @@ pub(super) fn read(
                 return true;
             }
             if *source == Source::End {
+                writes = None;
                 until = Some(Instant::now() + AFTER);
                 return false;
             }
