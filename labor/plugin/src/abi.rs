@@ -142,11 +142,15 @@ impl fmt::Debug for HostTable {
 
 /// A new instance of a plugin, not started; what the exported symbol gives. Never freed.
 pub fn table<P: Plugin>() -> &'static PluginTable {
+    table_for::<P>(P::CONCURRENCY)
+}
+
+fn table_for<P: Plugin>(concurrency: u32) -> &'static PluginTable {
     let instance: &'static Instance<P> = Box::leak(Box::new(Instance::new()));
     Box::leak(Box::new(PluginTable {
         head: Head { size: size_of::<PluginTable>(), abi_major: ABI_MAJOR, abi_minor: ABI_MINOR },
         instance: std::ptr::from_ref(instance).cast(),
-        concurrency: P::CONCURRENCY.max(1),
+        concurrency: concurrency.max(1),
         start: start::<P>,
         begin: begin::<P>,
         call: call::<P>,
@@ -407,6 +411,11 @@ impl Guest {
     /// A plugin of this very program.
     pub fn of<P: Plugin>() -> Self {
         Self { table: table::<P>() }
+    }
+
+    /// The same, with so many calls at once in place of what the plugin says itself; 0 counts as 1.
+    pub fn with_concurrency<P: Plugin>(concurrency: u32) -> Self {
+        Self { table: table_for::<P>(concurrency) }
     }
 
     /// A plugin of a loaded library.

@@ -20,6 +20,8 @@ pub enum ErrorKind {
     BadPayload,
     /// The call saw its cancellation and gave up.
     Cancelled,
+    /// The result is over the limit.
+    TooLarge,
 }
 
 impl PluginError {
@@ -41,6 +43,11 @@ impl PluginError {
     /// The call saw its cancellation and gave up.
     pub fn cancelled() -> Self {
         Self { kind: ErrorKind::Cancelled, message: "the call was cancelled".into() }
+    }
+
+    /// The result is over the limit.
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::TooLarge, message: message.into() }
     }
 }
 

@@ -100,6 +100,7 @@ fn failed(error: PluginError) -> Answer {
         ErrorKind::NoMethod => Status::NoMethod,
         ErrorKind::BadPayload => Status::BadPayload,
         ErrorKind::Cancelled => Status::Cancelled,
+        ErrorKind::TooLarge => Status::TooLarge,
     };
     (status, error.message.into_bytes())
 }

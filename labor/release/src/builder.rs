@@ -68,7 +68,8 @@ impl ReleaseBuilder {
         self
     }
 
-    /// How a program works with the agent; a plugin has no mode.
+    /// How a program works with the agent, such as [`Mode::Run`], once for each call; a plugin has no
+    /// mode.
     #[must_use]
     pub fn mode(mut self, new: Mode) -> Self {
         if let Kind::Program { mode, .. } = &mut self.manifest.kind {

@@ -36,7 +36,9 @@ pub use chunk::{ChunkDecoder, StoredChunk};
 pub use index::{AVERAGE_CHUNK, Digest, INDEX_FORMAT, Index, IndexChunk, MAX_CHUNK, MAX_INDEX, MIN_CHUNK};
 pub use inspect::{InspectError, InspectedContent, InspectedEntry, Inspection, SignatureCheck, inspect};
 pub use key::{KeyError, PublicKey, Signature, SigningKey, keygen};
-pub use manifest::{DEFAULT_ABI, FieldError, HOST_TARGET, Kind, MANIFEST_FILE, Manifest, Mode, Restart};
+pub use manifest::{
+    DEFAULT_ABI, FieldError, HOST_TARGET, Kind, MANIFEST_FILE, MAX_CONCURRENCY, Manifest, Mode, Restart,
+};
 pub use manifest_file::{MAX_MANIFEST, ManifestError};
 pub use overseer_protocol::ReleaseId;
 pub use pack::{PackError, Packed, pack};

@@ -9,6 +9,8 @@ use crate::path::ArchivePath;
 pub const HOST_TARGET: &str = env!("OVERSEER_RELEASE_TARGET");
 /// The major version of the plugin ABI that a manifest without `abi` means.
 pub const DEFAULT_ABI: u32 = 1;
+/// Most runs of a program at once on one labor.
+pub const MAX_CONCURRENCY: u32 = 1024;
 /// Name of the manifest in a directory and in an archive.
 pub const MANIFEST_FILE: &str = "release.toml";
 
@@ -63,14 +65,19 @@ impl Kind {
 }
 
 /// How a program works with the agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
     /// The agent runs it and restarts it; its output is a log stream.
     #[default]
     Supervise,
     /// It answers calls: the plugin host's protocol on its standard input.
     Serve,
+    /// It is run once for each call and each attempt of a task: the payload is its standard input,
+    /// its standard output is the result.
+    Run {
+        /// Runs at once on one labor, 1 to [`MAX_CONCURRENCY`].
+        concurrency: u32,
+    },
 }
 
 /// When what runs the release is started again.
@@ -147,6 +154,12 @@ impl Manifest {
             Kind::Program { args, .. } if args.iter().any(|arg| arg.contains('\0')) => {
                 return Err(FieldError::new("args", "has a NUL character in it; remove it"));
             }
+            Kind::Program { mode: Mode::Run { concurrency }, .. }
+                if !(1..=MAX_CONCURRENCY).contains(concurrency) =>
+            {
+                let message = format!("must be 1 to {MAX_CONCURRENCY}: runs at once on one labor");
+                return Err(FieldError::new("concurrency", message));
+            }
             _ => {}
         }
         self.environment.iter().try_for_each(|(name, value)| check_variable(name, value))
@@ -201,7 +214,9 @@ pub(crate) struct Flat {
     #[serde(skip_serializing_if = "Option::is_none")]
     args: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    mode: Option<Mode>,
+    mode: Option<FlatMode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrency: Option<u32>,
     restart: Option<Restart>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     handover: bool,
@@ -216,11 +231,40 @@ enum FlatKind {
     Program,
 }
 
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum FlatMode {
+    #[default]
+    Supervise,
+    Serve,
+    Run,
+}
+
+impl Mode {
+    /// As two keys.
+    fn flat(self) -> (FlatMode, Option<u32>) {
+        match self {
+            Self::Supervise => (FlatMode::Supervise, None),
+            Self::Serve => (FlatMode::Serve, None),
+            Self::Run { concurrency } => (FlatMode::Run, Some(concurrency)),
+        }
+    }
+
+    fn of_flat(mode: FlatMode, concurrency: Option<u32>) -> Result<Self, FieldError> {
+        match (mode, concurrency) {
+            (FlatMode::Run, concurrency) => Ok(Self::Run { concurrency: concurrency.unwrap_or(1) }),
+            (_, Some(_)) => Err(FieldError::new("concurrency", "is for `mode = \"run\"` only; remove it")),
+            (FlatMode::Supervise, None) => Ok(Self::Supervise),
+            (FlatMode::Serve, None) => Ok(Self::Serve),
+        }
+    }
+}
+
 impl From<Manifest> for Flat {
     fn from(manifest: Manifest) -> Self {
         let (kind, abi, args, mode) = match manifest.kind {
             Kind::Plugin { abi } => (FlatKind::Plugin, Some(abi), None, None),
-            Kind::Program { args, mode } => (FlatKind::Program, None, Some(args), Some(mode)),
+            Kind::Program { args, mode } => (FlatKind::Program, None, Some(args), Some(mode.flat())),
         };
         Self {
             name: Some(manifest.name),
@@ -230,7 +274,8 @@ impl From<Manifest> for Flat {
             abi,
             entry: Some(manifest.entry),
             args,
-            mode,
+            mode: mode.map(|(mode, _)| mode),
+            concurrency: mode.and_then(|(_, concurrency)| concurrency),
             restart: Some(manifest.restart),
             handover: manifest.handover,
             environment: manifest.environment,
@@ -256,11 +301,13 @@ impl TryFrom<Flat> for Manifest {
         let kind = match kind {
             FlatKind::Plugin if flat.args.is_some() => return Err(only("args", "program")),
             FlatKind::Plugin if flat.mode.is_some() => return Err(only("mode", "program")),
+            FlatKind::Plugin if flat.concurrency.is_some() => return Err(only("concurrency", "program")),
             FlatKind::Plugin => Kind::Plugin { abi: flat.abi.unwrap_or(DEFAULT_ABI) },
             FlatKind::Program if flat.abi.is_some() => return Err(only("abi", "plugin")),
-            FlatKind::Program => {
-                Kind::Program { args: flat.args.unwrap_or_default(), mode: flat.mode.unwrap_or_default() }
-            }
+            FlatKind::Program => Kind::Program {
+                args: flat.args.unwrap_or_default(),
+                mode: Mode::of_flat(flat.mode.unwrap_or_default(), flat.concurrency)?,
+            },
         };
         let manifest = Self {
             name,

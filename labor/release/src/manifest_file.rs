@@ -153,6 +153,23 @@ mod tests {
         assert_eq!(serde_json::from_str::<Manifest>(&json).unwrap(), manifest);
     }
 
+    #[test]
+    fn a_program_that_is_run_for_each_call_says_how_often_at_once() {
+        for (text, concurrency) in [("mode = \"run\"", 1), ("mode = \"run\"\nconcurrency = 8", 8)] {
+            let manifest = parse(&format!("{PROGRAM}{text}\n")).unwrap();
+            assert_eq!(manifest.kind, Kind::Program { args: vec![], mode: Mode::Run { concurrency } });
+            assert_eq!(parse(&manifest.to_toml().unwrap()).unwrap(), manifest);
+            let json = serde_json::to_string(&manifest).unwrap();
+            assert_eq!(serde_json::from_str::<Manifest>(&json).unwrap(), manifest);
+        }
+        for concurrency in ["0", "1025"] {
+            let error =
+                parse(&format!("{PROGRAM}mode = \"run\"\nconcurrency = {concurrency}\n")).unwrap_err();
+            assert_eq!((error.key.as_deref(), error.line), (Some("concurrency"), 6), "{error}");
+            assert!(error.message.contains("1 to 1024"), "{error}");
+        }
+    }
+
     /// Each row: the manifest's kind, a line added to it (in place of the same key's), the key
     /// that the error must name, a word of its message.
     #[test]
@@ -193,7 +210,9 @@ mod tests {
             (PROGRAM, "environment = { PORT = 80 }", "environment.PORT", "expected a string"),
             (PROGRAM, "environment = { \"A=B\" = \"x\" }", "environment.A=B", "variable's name"),
             (PROGRAM, "environment = { A = \"x\\u0000\" }", "environment.A", "NUL"),
-            (PROGRAM, "concurrency = 3", "concurrency", "unknown field"),
+            (PROGRAM, "concurrency = 3", "concurrency", "`mode = \"run\"` only"),
+            (PROGRAM, "concurrency = -1", "concurrency", "expected u32"),
+            (PLUGIN, "concurrency = 3", "concurrency", "program"),
             (PROGRAM, "nmae = \"x\"", "nmae", "unknown field"),
         ];
         for (base, line, key, word) in rows {
@@ -241,9 +260,10 @@ mod tests {
             name in "[a-z][a-z0-9_.-]{0,20}",
             arg in ".*",
             value in "[^\0]*",
+            mode in proptest::sample::select(vec![Mode::Supervise, Mode::Serve, Mode::Run { concurrency: 3 }]),
         ) {
             let mut manifest = Manifest::program(name, semver::Version::new(1, 0, 0), "bin/x");
-            manifest.kind = Kind::Program { args: vec![arg.replace('\0', "")], mode: Mode::Serve };
+            manifest.kind = Kind::Program { args: vec![arg.replace('\0', "")], mode };
             manifest.environment.insert("A".into(), value);
             prop_assert_eq!(parse(&manifest.to_toml().unwrap()).unwrap(), manifest);
         }

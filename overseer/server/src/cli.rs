@@ -94,7 +94,8 @@ Examples:
   overseer release pack hello/ --key me.key
   overseer release pack --plugin target/release/libhello.so --name hello --release-version 1.0.0
   overseer release pack --program target/release/worker --name worker --release-version 1.0.0 \\
-      --serve --arg=--quiet --env GREETING=hi --out worker.release";
+      --serve --arg=--quiet --env GREETING=hi --out worker.release
+  overseer release pack --program resize.sh --name resize --release-version 1.0.0 --run";
 
 /// Packs a directory with a release.toml, a plugin library or a program into one file
 #[derive(Debug, Args)]
@@ -127,6 +128,13 @@ pub(crate) struct PackArgs {
     /// The program answers calls: the plugin host's protocol on its standard input
     #[arg(long, conflicts_with_all = ["plugin", "directory"])]
     pub(crate) serve: bool,
+    /// The program is run once for each call or task: payload on its standard input, result on its
+    /// standard output
+    #[arg(long, conflicts_with_all = ["plugin", "directory", "serve"])]
+    pub(crate) run: bool,
+    /// So many of these runs at once on one labor
+    #[arg(long, value_name = "N", requires = "run", default_value_t = 1)]
+    pub(crate) concurrency: u32,
     /// A variable of what runs the release; may be given often
     #[arg(long = "env", value_name = "NAME=VALUE", conflicts_with = "directory")]
     pub(crate) environment: Vec<String>,

@@ -102,7 +102,11 @@ fn described(args: &PackArgs) -> Result<ReleaseBuilder, Failure> {
             ReleaseBuilder::plugin(name, version, library)
         }
         (None, Some(program)) => {
-            let mode = if args.serve { Mode::Serve } else { Mode::Supervise };
+            let mode = match (args.serve, args.run) {
+                (true, _) => Mode::Serve,
+                (_, true) => Mode::Run { concurrency: args.concurrency },
+                _ => Mode::Supervise,
+            };
             ReleaseBuilder::program(name, version, program).args(args.args.clone()).mode(mode)
         }
         (None, None) => return Err(Failure::input("release.arguments", "give DIR, --plugin or --program")),

@@ -8,7 +8,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::JoinSet;
 
 use crate::bench::{Bench, ready};
-use crate::row::{Against, Row, Unit, millis};
+use crate::peers::recorded;
+use crate::row::{Row, Unit, millis};
 
 /// Fewer than the restarts within a minute that a fleet allows.
 const KILLS: usize = 8;
@@ -21,12 +22,10 @@ pub(crate) async fn rows(bench: &Bench) -> Result<Vec<Row>, BoxError> {
         kills(bench, &mut seen, &mut replaced).await?;
     }
     Ok(vec![
-        Row::new("kill -9 seen", Unit::Milliseconds, seen)
-            .against(Against::recorded("Elixir", 6.8))
-            .goal(2.0),
+        Row::new("kill -9 seen", Unit::Milliseconds, seen).against(recorded("Elixir", "crash")).goal(2.0),
         Row::new("seen to replacement ready", Unit::Milliseconds, replaced).goal(100.0),
         Row::new("SIGSTOP seen", Unit::Milliseconds, hangs(bench).await?)
-            .against(Against::recorded("Elixir", 72_000.0))
+            .against(recorded("Elixir", "hang"))
             .goal(3000.0),
     ])
 }

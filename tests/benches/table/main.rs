@@ -2,17 +2,20 @@
 //! a floor of the same run or a recorded peer, with the library's default settings.
 //!
 //! `-- --json` prints the rows as JSON, `-- WORD` only measures the groups whose name has the
-//! word in it: `start`, `calls`, `telemetry`, `loss`, `shipping`, `upgrade`,
+//! word in it: `start`, `calls`, `runs`, `telemetry`, `loss`, `shipping`, `upgrade`,
 //! `stop`, `build`, `served`, `memory`.
 
 mod bench;
 mod build;
+mod callers;
 mod calls;
 mod floor;
 mod loss;
 mod memory;
+mod peers;
 mod print;
 mod row;
+mod runs;
 mod served;
 mod shipping;
 mod start;
@@ -62,13 +65,25 @@ fn main() -> Result<(), overseer::MainError> {
     })
 }
 
-const GROUPS: [&str; 10] =
-    ["start", "calls", "telemetry", "loss", "shipping", "upgrade", "stop", "build", "served", "memory"];
+const GROUPS: [&str; 11] = [
+    "start",
+    "calls",
+    "runs",
+    "telemetry",
+    "loss",
+    "shipping",
+    "upgrade",
+    "stop",
+    "build",
+    "served",
+    "memory",
+];
 
 async fn measure(group: &str, bench: &Bench) -> Result<Vec<Row>, BoxError> {
     match group {
         "start" => on_the_heap(start::rows(bench)).await,
         "calls" => on_the_heap(calls::rows(bench)).await,
+        "runs" => on_the_heap(runs::rows(bench)).await,
         "telemetry" => on_the_heap(telemetry::rows(bench)).await,
         "loss" => on_the_heap(loss::rows(bench)).await,
         "shipping" => on_the_heap(shipping::rows(bench)).await,

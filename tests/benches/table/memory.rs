@@ -8,7 +8,8 @@ use std::time::Duration;
 use overseer::BoxError;
 use serde::Deserialize;
 
-use crate::row::{Against, Row, Unit};
+use crate::peers::recorded;
+use crate::row::{Row, Unit};
 
 /// At rest: the connections for releases have been closed by then, idle threads have ended.
 const REST: Duration = Duration::from_secs(12);
@@ -18,11 +19,15 @@ pub(crate) fn rows() -> Result<Vec<Row>, BoxError> {
     let many = measure(64)?;
     let row = |figure, mebibytes| Row::new(figure, Unit::Mebibytes, vec![mebibytes]);
     Ok(vec![
-        row("Overseer, 1 labor, PSS", one.overseer.pss).against(Against::recorded("HyperQ", 13.7)).goal(12.0),
+        row("Overseer, 1 labor, PSS", one.overseer.pss)
+            .against(recorded("HyperQueue", "memory of the server"))
+            .goal(12.0),
         row("Overseer, 1 labor, RSS", one.overseer.rss),
         row("Overseer, 64 labors, PSS", many.overseer.pss).goal(30.0),
         row("Overseer, 64 labors, RSS", many.overseer.rss),
-        row("agent + plugin host, PSS", one.labor.pss).against(Against::recorded("HyperQ", 14.8)).goal(12.0),
+        row("agent + plugin host, PSS", one.labor.pss)
+            .against(recorded("HyperQueue", "memory of a worker"))
+            .goal(12.0),
         row("agent + plugin host, RSS", one.labor.rss),
         row("64 agents + hosts, PSS", many.labor.pss),
     ])

@@ -5,7 +5,8 @@ use crate::row::{Row, Unit};
 const NOTES: &str = "\
 p99: of few samples the worst. ratio: ours / theirs. !: misses its goal.
 unary, stream: tonic echo over the same mTLS, own process, this run.
-*: recorded earlier on a two-core machine.";
+spawns: the same program, started and waited for by four threads, this run.
+*: recorded earlier on a two-core machine; tests/peers measures again.";
 
 /// Head, lines and notes.
 pub(crate) fn table(rows: &[Row]) -> String {
@@ -47,6 +48,7 @@ fn amount(unit: Unit, value: f64) -> String {
         Unit::PerSecond if value < 1e6 => format!("{:.1}k/s", value / 1e3),
         Unit::PerSecond => format!("{:.2}M/s", value / 1e6),
         Unit::Mebibytes => format!("{value:.1} MiB"),
+        Unit::Percent => format!("{value:.0} %"),
     }
 }
 
@@ -55,5 +57,6 @@ fn short(unit: Unit, value: f64) -> String {
         Unit::Milliseconds => format!("{value} ms"),
         Unit::PerSecond => format!("{:.0}k/s", value / 1e3),
         Unit::Mebibytes => format!("{value} MiB"),
+        Unit::Percent => format!("{value} %"),
     }
 }

@@ -11,11 +11,12 @@ pub(crate) enum Unit {
     Milliseconds,
     PerSecond,
     Mebibytes,
+    Percent,
 }
 
 impl Unit {
     pub(crate) fn more_is_better(self) -> bool {
-        self == Self::PerSecond
+        matches!(self, Self::PerSecond | Self::Percent)
     }
 }
 

@@ -10,6 +10,7 @@ use overseer::metrics::Format;
 use overseer::{BoxError, Fleet, LaborState, Release, ReleaseCache};
 
 use crate::bench::Bench;
+use crate::peers::recorded;
 use crate::row::{Against, Row, Unit, millis};
 
 const BYTES: usize = 32 * 1024 * 1024;
@@ -38,7 +39,7 @@ pub(crate) async fn rows(bench: &Bench) -> Result<Vec<Row>, BoxError> {
     let bytes = |name, samples: &Samples| Row::new(name, Unit::Mebibytes, samples.fetched.clone());
     let whole = || Against::measured("whole", Unit::Mebibytes, fresh.fetched.clone());
     Ok(vec![
-        time("32 MiB, connected-loaded", &fresh).against(Against::recorded("Elixir", 393.0)).goal(120.0),
+        time("32 MiB, connected-loaded", &fresh).against(recorded("Elixir", "32 MiB")).goal(120.0),
         time("same, without a cache", &uncached),
         time("second version, 1 % new", &changed).against(floor()),
         bytes("second version, travels", &changed).against(whole()).goal((0.5 * fresh.most()).floor() / 10.0),

@@ -7,17 +7,18 @@ use overseer::local::Local;
 use overseer::{BoxError, Fleet, ReleaseCache};
 
 use crate::bench::{Bench, ready};
-use crate::row::{Against, Row, Unit, millis};
+use crate::peers::recorded;
+use crate::row::{Row, Unit, millis};
 
 pub(crate) async fn rows(bench: &Bench) -> Result<Vec<Row>, BoxError> {
     let fleet = bench.fleet(Local::new()).await?;
     // The first start of a program reads it from the disk.
     starts(&fleet, 1, 2).await?;
     let one = Row::new("start to ready, 1 labor", Unit::Milliseconds, starts(&fleet, 1, 40).await?)
-        .against(Against::recorded("Elixir", 279.0))
+        .against(recorded("Elixir", "start"))
         .goal(15.0);
     let eight = Row::new("start to ready, 8 at once", Unit::Milliseconds, starts(&fleet, 8, 12).await?)
-        .against(Against::recorded("Elixir", 1968.0))
+        .against(recorded("Elixir", "start of 8"))
         .goal(80.0);
     let all = Row::new("start to ready, 64 at once", Unit::Milliseconds, starts(&fleet, 64, 5).await?);
     fleet.stop().await;

@@ -7,7 +7,8 @@ use overseer::{BoxError, CallOptions};
 use tokio::task::JoinSet;
 
 use crate::bench::{Bench, ready};
-use crate::row::{Against, Row, Unit};
+use crate::peers::recorded;
+use crate::row::{Row, Unit};
 
 /// Records that the plugin says in one call: what it and the agent keep without dropping.
 const BURST: u64 = 5000;
@@ -48,5 +49,5 @@ pub(crate) async fn rows(bench: &Bench) -> Result<Vec<Row>, BoxError> {
     }
     fleet.stop().await;
     let row = Row::new("telemetry, one labor", Unit::PerSecond, samples);
-    Ok(vec![row.against(Against::recorded("Elixir", 302_000.0)).goal(302_000.0)])
+    Ok(vec![row.against(recorded("Elixir", "telemetry")).goal(302_000.0)])
 }

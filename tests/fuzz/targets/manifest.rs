@@ -18,6 +18,11 @@ const SEEDS: &[(&str, &[u8])] = &[
           mode = \"serve\"\nrestart = \"on_failure\"\ntarget = \"x86_64-unknown-linux-gnu\"\n\
           [environment]\nPORT = \"80\"\n",
     ),
+    (
+        "run",
+        b"name = \"c\"\nversion = \"1.0.0\"\nkind = \"program\"\nentry = \"bin/c\"\nmode = \"run\"\n\
+          concurrency = 4\n",
+    ),
 ];
 
 fuzz_target!(init: seeds::write(SEEDS.iter().map(|(name, bytes)| (*name, bytes.to_vec()))), |data: &[u8]| {

@@ -22,6 +22,7 @@ mod queues;
 mod recovery;
 mod releases;
 mod restarts;
+mod runs;
 mod shipping;
 mod starts;
 mod swallowed;

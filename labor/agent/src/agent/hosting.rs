@@ -260,6 +260,9 @@ impl Agent {
             ReleaseKind::Program { args, mode: Mode::Supervise } => {
                 HostKind::Supervise { executable: entry, args: args.clone() }
             }
+            ReleaseKind::Program { args, mode: Mode::Run { concurrency } } => {
+                HostKind::Run { executable: entry, args: args.clone(), concurrency: *concurrency }
+            }
         };
         // What the fleet says wins over what the release says.
         let mut environment = loaded.manifest.environment.clone();

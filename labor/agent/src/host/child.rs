@@ -6,10 +6,10 @@ use std::process::{Command, ExitCode};
 
 use rustix::process::Signal;
 
-use super::loader;
+use super::{loader, run};
 
-/// The re-executed child's `main`, with the arguments after `plugin-host`: `load LIBRARY` or
-/// `supervise AGENT_PID PROGRAM ARGUMENTS..`. Expects the agent's socket as standard input.
+/// The re-executed child's `main`, with the arguments after `plugin-host`: `load LIBRARY`, `run
+/// CONCURRENCY PROGRAM ARGUMENTS..` or `supervise AGENT_PID PROGRAM ARGUMENTS..`. Expects the agent's socket as standard input.
 pub fn plugin_host_main(args: &[OsString]) -> ExitCode {
     let socket = match overseer_plugin::host::take_socket() {
         Ok(socket) => socket,
@@ -23,6 +23,9 @@ pub fn plugin_host_main(args: &[OsString]) -> ExitCode {
             Ok(guest) => overseer_plugin::host::run(guest, socket),
             Err(error) => overseer_plugin::host::refuse(&socket, &error.to_string()),
         },
+        [mode, concurrency, program, args @ ..] if mode == "run" => {
+            overseer_plugin::host::run(run::guest(concurrency, program, args), socket)
+        }
         [mode, agent, program, args @ ..] if mode == "supervise" => {
             let why = supervise(agent, program, args);
             let _ = (&socket).write_all(why.as_bytes());

@@ -37,7 +37,7 @@ impl Group {
 
     /// Kills what is left of the group of a leader that has ended and is not reaped yet: until
     /// then nobody else can have its number.
-    fn kill_last(&self) {
+    pub(super) fn kill_last(&self) {
         self.kill();
         *self.leader.lock() = None;
     }

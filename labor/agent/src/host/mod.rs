@@ -1,5 +1,5 @@
-//! The process that runs a release: a plugin host, a program that serves, or one that is only
-//! watched.
+//! The process that runs a release: a plugin host, a program that serves, what runs a program for
+//! each call, or a program that is only watched.
 //!
 //! [`Host::start`] spawns it in a process group of its own and shakes hands; what it says comes
 //! as [`HostOutput`]; however it ends, there is one [`Cause`].
@@ -10,6 +10,7 @@ mod end;
 mod loader;
 mod outgoing;
 mod output;
+mod run;
 mod spawn;
 
 use std::collections::BTreeMap;
@@ -49,7 +50,7 @@ pub struct HostSpec {
     pub stop_timeout: Duration,
 }
 
-/// The three forms of a release.
+/// The forms of a release.
 #[derive(Debug, Clone)]
 pub enum HostKind {
     /// A library, loaded in a process of [`HostSpec::command`].
@@ -63,6 +64,16 @@ pub enum HostKind {
         executable: PathBuf,
         /// Its arguments.
         args: Vec<String>,
+    },
+    /// A program that is run once for each call, in a process of [`HostSpec::command`] that waits for it:
+    /// payload on standard input, result on standard output.
+    Run {
+        /// The program.
+        executable: PathBuf,
+        /// Its arguments.
+        args: Vec<String>,
+        /// Runs at once.
+        concurrency: u32,
     },
     /// A program that knows nothing of all this. It has started when it has been executed; it
     /// takes no calls, is well as long as it lives, is asked to stop by SIGTERM, and is killed

@@ -56,6 +56,11 @@ pub(super) fn spawn(spec: &HostSpec) -> Result<Spawned, Cause> {
         HostKind::Serve { executable, args } => {
             (executable.into(), executable, args.iter().map(OsString::from).collect())
         }
+        HostKind::Run { executable, args: own, concurrency } => {
+            args.extend(["run".into(), concurrency.to_string().into(), executable.into()]);
+            args.extend(own.iter().map(OsString::from));
+            (program, executable, args)
+        }
         HostKind::Supervise { executable, args: own } => {
             args.extend(["supervise".into(), std::process::id().to_string().into(), executable.into()]);
             args.extend(own.iter().map(OsString::from));

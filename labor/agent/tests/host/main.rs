@@ -6,5 +6,6 @@ mod ends;
 mod harness;
 mod output;
 mod round_trip;
+mod runs;
 mod starts;
 mod supervised;
