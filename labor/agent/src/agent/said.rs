@@ -5,6 +5,7 @@ use tokio::sync::mpsc;
 
 use super::hosting::OUTPUT;
 use super::{Agent, work};
+use crate::as_user::AsUser;
 use crate::calls::Event;
 use crate::host::HostOutput;
 
@@ -44,12 +45,12 @@ impl Agent {
             }
             HostOutput::Log { call, stream, data } => self.on_log(call, stream, &data),
             HostOutput::PutBlob { request, path } => {
-                let putting = work::put_file(self.bulk.clone(), self.hosting.incarnation, request, path);
-                self.work.spawn(putting);
+                let (bulk, user) = (self.bulk.clone(), AsUser::of(self.confinement.clone()));
+                self.work.spawn(work::put_file(bulk, self.hosting.incarnation, request, path, user));
             }
             HostOutput::GetBlob { request, digest, path } => {
-                let incarnation = self.hosting.incarnation;
-                self.work.spawn(work::get_file(self.bulk.clone(), incarnation, request, digest, path));
+                let (bulk, user) = (self.bulk.clone(), AsUser::of(self.confinement.clone()));
+                self.work.spawn(work::get_file(bulk, self.hosting.incarnation, request, digest, path, user));
             }
             HostOutput::Ended(cause) => {
                 let cause = self.hosting.killed.take().unwrap_or(cause);

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use overseer::core::Options;
-use overseer::{Deadlines, Escalation, FleetName, ReleaseCache, Restart};
+use overseer::{Deadlines, Escalation, FleetName, Isolation, ReleaseCache, Restart};
 
+use super::isolation;
 use super::source::Source;
 use super::table::{Located, Table, Value};
 use crate::failure::Failure;
@@ -49,6 +50,8 @@ pub(crate) struct FleetConfig {
     pub(crate) environment: BTreeMap<String, String>,
     /// What the nodes keep of releases.
     pub(crate) release_cache: ReleaseCache,
+    /// What the plugin hosts may be and use.
+    pub(crate) isolation: Isolation,
 }
 
 impl FleetConfig {
@@ -87,6 +90,7 @@ impl FleetConfig {
         }
         let environment = environment(&table)?;
         let release_cache = release_cache(&table, base)?;
+        let isolation = isolation::read(&table)?;
         table.finish()?;
         Ok(Self {
             name: parsed,
@@ -98,6 +102,7 @@ impl FleetConfig {
             options,
             environment,
             release_cache,
+            isolation,
         })
     }
 
@@ -122,6 +127,7 @@ impl FleetConfig {
             ("deadlines", a.deadlines != b.deadlines),
             ("environment", self.environment != other.environment),
             ("release_cache", self.release_cache != other.release_cache),
+            ("isolation", self.isolation != other.isolation),
         ];
         all.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
