@@ -154,7 +154,7 @@ pub(crate) async fn clean_up(mark: String, directory: Option<PathBuf>) {
             tracing::error!(%error, "processes are left");
         }
         // An agent that was killed has not removed its own.
-        overseer_labor::host::remove_stale_groups();
+        overseer_labor::host::end_stale_groups();
         if let Some(directory) = directory
             && let Err(error) = fs::remove_dir_all(&directory)
             && error.kind() != std::io::ErrorKind::NotFound

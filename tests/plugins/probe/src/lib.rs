@@ -4,6 +4,7 @@
 //! `hang`, or `loud`, which prints a mebibyte first. `PROBE_HEALTH` chooses how it is: `ill`,
 //! `panic` or `hang`. `PROBE_STOP` chooses how it stops: `hang`, `panic` or `exit`.
 
+mod bounds;
 mod faults;
 
 use std::io::Write;
@@ -111,6 +112,17 @@ impl Plugin for Probe {
             "trace" => return encode(&context.trace()),
             "directory" => return encode(&(context.directory(), std::env::current_dir()?)),
             "stdin" => return encode(&std::io::read_to_string(std::io::stdin())?),
+            "allocate" => return bounds::allocate(),
+            "open_all" => return encode(&bounds::open_all()),
+            "start_all" => return encode(&bounds::start_all()),
+            "write" => {
+                let (path, bytes): (String, usize) = decode(payload)?;
+                return encode(&bounds::write(Path::new(&path), bytes)?);
+            }
+            "identity" => return encode(&bounds::identity()?),
+            "look" => return encode(&bounds::look(decode(payload)?)),
+            "take_descriptor" => return encode(&bounds::take_descriptor(decode(payload)?)),
+            "descriptors" => return encode(&bounds::descriptors()?),
             "sockets" => return encode(&faults::sockets_of_a_child()?),
             "put_blob" => {
                 let blob = context.put_blob(Path::new(&decode::<String>(payload)?))?;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -169,19 +170,20 @@ impl Group {
     }
 }
 
-/// Removes the groups of agents that are gone and could not do so themselves, and that are empty.
-pub fn remove_stale_groups() {
-    let Ok(system) = System::read() else { return };
+/// Ends the groups of agents that are gone and could not do so themselves, with all that is left in them:
+/// also what carries no [mark](crate::marker) is found by that. Blocks for as long as that takes.
+pub fn end_stale_groups() {
+    let (Ok(system), Some(namespace)) = (System::read(), namespace()) else { return };
     for controller in Controller::ALL {
-        let Some(parent) = system.parent(controller.name()) else { continue };
-        for above in [Some(&*parent.directory), parent.directory.parent()].into_iter().flatten() {
-            let Ok(entries) = fs::read_dir(above.join(OURS)) else { continue };
-            for entry in entries.flatten() {
-                if entry.file_name().to_str().is_some_and(is_stale) {
-                    // One that is not empty is somebody's still.
-                    let _ = remove(&entry.path());
-                }
-            }
+        let Some(Parent { version, directory: own, .. }) = system.parent(controller.name()) else { continue };
+        for parent in [Some(&*own), own.parent()].into_iter().flatten() {
+            let Ok(entries) = fs::read_dir(parent.join(OURS)) else { continue };
+            let stale =
+                entries.flatten().filter(|e| e.file_name().to_str().is_some_and(|n| is_stale(n, namespace)));
+            // Those that it could not end say so.
+            drop(Groups {
+                groups: stale.map(|e| Group { version, directory: e.path(), memory: false }).collect(),
+            });
         }
     }
 }
@@ -280,18 +282,26 @@ fn remove(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// This process, in a way in which none after it is called: its number and when it started.
-fn owner() -> String {
-    let pid = rustix::process::getpid().as_raw_pid();
-    format!("{pid}-{}", orphans::started(pid).unwrap_or(0))
+/// The namespace in which numbers of processes are what they are to us.
+fn namespace() -> Option<u64> {
+    fs::metadata("/proc/self/ns/pid").ok().map(|namespace| namespace.ino())
 }
 
-/// Whether a group is of a process that is gone. What is not called as ours are is nobody's business.
-fn is_stale(name: &str) -> bool {
-    let owner = name.rsplit_once('.').and_then(|(_, owner)| owner.split_once('-'));
-    let Some((pid, start)) = owner else { return false };
-    match (pid.parse(), start.parse()) {
-        (Ok(pid), Ok(start)) => orphans::started(pid) != Some(start),
+/// This process, in a way in which no other is called: its number, when it started, and where it is that.
+fn owner() -> String {
+    let pid = rustix::process::getpid().as_raw_pid();
+    format!("{pid}-{}-{}", orphans::started(pid).unwrap_or(0), namespace().unwrap_or(0))
+}
+
+/// Whether a group is of a process that is gone. What is not called as ours are, or is of another
+/// namespace, is nobody's business.
+fn is_stale(name: &str, namespace: u64) -> bool {
+    let owner = name.rsplit_once('.').map_or("", |(_, owner)| owner);
+    let mut numbers = owner.split('-').map(|number| number.parse::<u64>().ok());
+    match [numbers.next(), numbers.next(), numbers.next(), numbers.next()].map(Option::flatten) {
+        [Some(pid), Some(start), Some(of), None] if of == namespace => {
+            i32::try_from(pid).is_ok_and(|pid| orphans::started(pid) != Some(start))
+        }
         _ => false,
     }
 }
@@ -309,15 +319,39 @@ mod tests {
 
     #[test]
     fn a_group_is_stale_when_its_process_is_gone() {
-        let own = owner();
-        assert!(!is_stale(&format!("l-1.0.{own}")));
+        let (own, here) = (owner(), namespace().unwrap());
+        assert!(!is_stale(&format!("l-1.0.{own}"), here));
+        let [pid, start, _] = own.split('-').map(|n| n.parse().unwrap()).collect::<Vec<u64>>()[..] else {
+            panic!("{own}")
+        };
         // The same number, taken over.
-        let (pid, start) = own.split_once('-').unwrap();
-        let other = start.parse::<u64>().unwrap() + 1;
-        assert!(is_stale(&format!("l-1.0.{pid}-{other}")));
-        assert!(is_stale("l-1.0.2147483647-5"));
-        for foreign in ["", "init.scope", "l-1", "l.1-", "x.y-z"] {
-            assert!(!is_stale(foreign), "{foreign}");
+        assert!(is_stale(&format!("l-1.0.{pid}-{}-{here}", start + 1), here));
+        assert!(is_stale(&format!("l-1.0.2147483647-5-{here}"), here));
+        // Elsewhere the number may be anybody's.
+        assert!(!is_stale(&format!("l-1.0.2147483647-5-{}", here + 1), here));
+        for foreign in ["", "init.scope", "l-1", "l.1-", "x.y-z", "l-1.0.5-5", "l-1.0.5-5-5-5"] {
+            assert!(!is_stale(foreign, here), "{foreign}");
         }
+    }
+
+    #[test]
+    fn a_group_of_version_two_ends_with_all_that_is_in_it() {
+        let parent = System::read().unwrap().of_version_two();
+        let ours =
+            parent.map(|parent| parent.directory.join(format!("overseer-test-{}", std::process::id())));
+        let Some(directory) = ours.filter(|ours| fs::create_dir(ours).is_ok()) else {
+            assert!(std::env::var_os("REQUIRE_PARTS").is_none(), "a group of version 2 cannot be made");
+            return eprintln!("ignored: it needs cgroups of version 2, and root");
+        };
+        let groups = Groups { groups: vec![Group { version: Version::Two, directory, memory: true }] };
+        let script = format!("echo 0 > {} && sleep 3600 & sleep 3600", groups.entries()[0].display());
+        let mut shell = std::process::Command::new("sh").args(["-c", &script]).spawn().unwrap();
+        fs::write(&groups.entries()[0], shell.id().to_string()).unwrap();
+        assert!(groups.groups[0].processes().contains(&shell.id().cast_signed()));
+        assert!(!groups.was_out_of_memory());
+        let directory = groups.groups[0].directory.clone();
+        drop(groups);
+        assert!(!directory.exists());
+        assert!(!shell.wait().unwrap().success());
     }
 }

@@ -76,7 +76,7 @@ impl System {
             .or_else(|| self.of_version_one(controller))
     }
 
-    fn of_version_two(&self) -> Option<Parent> {
+    pub(super) fn of_version_two(&self) -> Option<Parent> {
         let own = self.own.lines().find_map(|line| line.strip_prefix("0::"))?;
         let mount = self.mounts.lines().filter_map(Mount::parse).find(|mount| mount.kind == "cgroup2")?;
         mount.parent(Version::Two, own)

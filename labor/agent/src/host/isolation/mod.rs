@@ -11,6 +11,7 @@ mod user;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::Once;
 
 use overseer_protocol::{Cause, Isolation};
 use parking_lot::Mutex;
@@ -21,7 +22,7 @@ use super::boot_failed;
 
 pub(super) use self::apply::Limits;
 pub(crate) use self::groups::Groups;
-pub use self::groups::{remove_stale_groups, try_groups};
+pub use self::groups::{end_stale_groups, try_groups};
 pub(super) use self::user::User;
 
 /// The isolation of an agent's hosts.
@@ -30,6 +31,8 @@ pub struct Confinement {
     isolation: Isolation,
     /// What was said to be missing, which is said once.
     said: Mutex<BTreeSet<&'static str>>,
+    /// What agents before have left is looked for once.
+    tidied: Once,
 }
 
 /// The isolation of one host that is about to start.
@@ -43,7 +46,7 @@ pub(super) struct Confined {
 impl Confinement {
     /// None where nothing is asked for.
     pub fn new(isolation: Isolation) -> Option<Self> {
-        (!isolation.is_default()).then(|| Self { isolation, said: Mutex::default() })
+        (!isolation.is_default()).then(|| Self { isolation, said: Mutex::default(), tidied: Once::new() })
     }
 
     /// Whether the hosts run as a user of their own.
@@ -71,6 +74,7 @@ impl Confinement {
             user.give(directory).map_err(|error| boot_failed(format!("{}: {error}", directory.display())))?;
             user.reaches(&[entry, directory]).map_err(boot_failed)?;
         }
+        self.tidied.call_once(|| drop(tokio::task::spawn_blocking(end_stale_groups)));
         let (groups, missing) = Groups::make(name, isolation);
         let lacks_memory = missing.iter().any(|missing| missing.controller == Controller::Memory);
         for Missing { controller, why } in missing {
