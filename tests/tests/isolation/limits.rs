@@ -114,3 +114,25 @@ async fn limits_under_which_no_host_starts_are_refused_before_anything_is() {
     assert_eq!(refused.code(), "isolation.too_low");
     assert!(refused.to_string().contains("open_files"), "{refused}");
 }
+
+/// The least of everything, which the documentation promises to be enough.
+pub(crate) fn least() -> Isolation {
+    Isolation {
+        memory: Some(Isolation::LEAST_MEMORY),
+        cpu_milli: Some(Isolation::LEAST_CPU_MILLI),
+        processes: Some(Isolation::LEAST_PROCESSES),
+        open_files: Some(Isolation::LEAST_OPEN_FILES),
+        ..none()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_starts_with_the_least_of_everything() {
+    if !parts::has_groups() {
+        return;
+    }
+    let isolation = Isolation { required: true, ..least() };
+    let (fleet, labor) = TestFleet::with_one(probes!().isolation(isolation)).await;
+    assert_eq!(ask::<u32>(&labor, "echo", &1).await, 1);
+    fleet.end().await;
+}

@@ -119,3 +119,16 @@ async fn what_is_required_and_cannot_be_had_lets_no_host_start() {
     }
     lowered.plane.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_starts_with_the_least_of_everything_that_can_be_had() {
+    if !parts::has_root() {
+        return;
+    }
+    let lowered = Lowered::start().await;
+    let fleet = lowered.fleet(&Ends::default()).isolation(crate::limits::least());
+    let (fleet, labor) = TestFleet::with_one(fleet).await;
+    assert_eq!(ask::<u32>(&labor, "echo", &1).await, 1);
+    fleet.end().await;
+    lowered.plane.shutdown().await;
+}

@@ -170,6 +170,7 @@ mod tests {
         fs::create_dir_all(plane.join("logs")).unwrap();
         fs::write(plane.join("store.redb"), "").unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        set_mode(home.path(), 0o700).unwrap();
         set_mode(&plane, 0o700).unwrap();
         for _ in 0..2 {
             let_pass(&plane, true).unwrap();
