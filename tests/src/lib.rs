@@ -10,6 +10,7 @@ pub mod load;
 pub mod memory;
 pub mod namespaces;
 pub mod node;
+pub mod parts;
 pub mod peer;
 pub mod processes;
 pub mod prometheus;

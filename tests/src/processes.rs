@@ -62,10 +62,8 @@ pub fn signal(pid: i32, signal: Signal) {
 }
 
 fn read(pid: i32, fleet: &FleetName) -> Option<Process> {
-    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
-    let start = format!("{}={fleet}/", marker::VARIABLE);
-    let node = environment.split(|b| *b == 0).find_map(|v| v.strip_prefix(start.as_bytes()))?;
-    let (labor, generation) = std::str::from_utf8(node).ok()?.split_once('/')?;
+    let node = String::from_utf8(marker::variable(pid, marker::VARIABLE)?).ok()?;
+    let (labor, generation) = node.strip_prefix(&format!("{fleet}/"))?.split_once('/')?;
     let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let is = |role: &[u8]| command.windows(role.len()).any(|w| w == role);
     let role = if is(b"__overseer\0plugin-host\0") {

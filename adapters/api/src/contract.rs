@@ -100,6 +100,7 @@ impl<'a> Scene<'a> {
             owner_pipe: self.adapter().capabilities().owner_pipe,
             directory: directory.map(|d| d.join(format!("{}-{}", key.labor, key.generation))),
             cache: Default::default(),
+            isolation: Default::default(),
             environment: Default::default(),
         };
         Request { key: key.clone(), bootstrap, resources: Resources::default() }

@@ -1,3 +1,4 @@
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -38,13 +39,17 @@ impl Running {
         bootstrap.push(b'\n');
         let owner = request.bootstrap.owner();
         let mut command = Command::new(&inner.program);
+        command.args(["__overseer", "labor"]);
+        let mut tell = |name: &str, value: &OsStr| {
+            let argument = [OsStr::new(name), OsStr::new("="), value].into_iter().collect::<OsString>();
+            command.env(name, value).arg(argument);
+        };
+        tell(marker::VARIABLE, key.to_string().as_ref());
+        tell(found::OWNER, owner.as_ref());
         if let Some(directory) = &directory {
-            command.env(found::DIRECTORY, directory);
+            tell(found::DIRECTORY, directory.as_os_str());
         }
         let mut child = command
-            .args(["__overseer", "labor"])
-            .env(marker::VARIABLE, key.to_string())
-            .env(found::OWNER, &owner)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)
@@ -148,6 +153,8 @@ pub(crate) async fn clean_up(mark: String, directory: Option<PathBuf>) {
         if let Err(error) = marker::end_marked(&mark) {
             tracing::error!(%error, "processes are left");
         }
+        // An agent that was killed has not removed its own.
+        overseer_labor::host::end_stale_groups();
         if let Some(directory) = directory
             && let Err(error) = fs::remove_dir_all(&directory)
             && error.kind() != std::io::ErrorKind::NotFound

@@ -9,7 +9,8 @@ use overseer_adapter::{Node, NodeKey};
 use overseer_labor::marker;
 use overseer_protocol::FleetName;
 
-/// The variable that tells the directory of an agent to the process that comes after this one.
+/// The variable that tells the directory of an agent to the process that comes after this one. As all
+/// that is told of an agent, it is in its environment and in its arguments.
 pub(crate) const DIRECTORY: &str = "OVERSEER_NODE_DIRECTORY";
 
 /// The variable that tells whose node it is.
@@ -72,9 +73,7 @@ fn mark(pid: u32) -> Option<NodeKey> {
 }
 
 fn variable(pid: u32, name: &str) -> Option<Vec<u8>> {
-    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
-    let start = format!("{name}=");
-    environment.split(|b| *b == 0).find_map(|v| v.strip_prefix(start.as_bytes())).map(<[u8]>::to_vec)
+    marker::variable(i32::try_from(pid).ok()?, name)
 }
 
 fn is_agent(pid: u32) -> bool {

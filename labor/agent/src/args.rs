@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use overseer_protocol::{Amount, AmountError, Bootstrap, JoinTokenError};
+use rustix::process::DumpableBehavior;
 use serde::Serialize;
 
 use crate::document::{self, Source, SourceError};
@@ -199,6 +200,11 @@ fn say(fault: &Fault) {
 
 /// Makes a runtime of one thread, and runs the agent.
 pub(crate) fn start(bootstrap: Bootstrap, directory: Option<PathBuf>, tells: Tells) -> Result<Exit, Fault> {
+    // Whoever is the same user could read its memory otherwise, with its keys: a plugin is, where the fleet
+    // does not say another one. It costs core dumps and debuggers that are not root's.
+    if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!("plugins of this user can read the agent's memory: {error}");
+    }
     if let Err(error) = crate::orphans::adopt() {
         tracing::warn!("orphans of plugins are found by their mark only: {error}");
     }

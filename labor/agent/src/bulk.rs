@@ -15,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use crate::as_user::AsUser;
 use crate::connect::{self, Purpose};
 use crate::session::Standing;
 
@@ -163,24 +164,24 @@ impl Bulk {
         Ok(bytes.into())
     }
 
-    /// A blob into a file that is complete or not there.
-    pub(crate) async fn fetch_to(&self, digest: &str, path: &Path) -> Result<u64, BulkError> {
+    /// A blob into a file that is complete or not there, with the rights of `user`.
+    pub(crate) async fn fetch_to(&self, digest: &str, path: &Path, user: AsUser) -> Result<u64, BulkError> {
         let file_error = |source| BulkError::File { path: path.display().to_string(), source };
         let mut part = path.as_os_str().to_owned();
         part.push(".part");
         let fetching = async {
             let mut blob = self.blob(digest).await?;
-            let mut file = tokio::fs::File::create(&part).await.map_err(file_error)?;
+            let mut file = user.create(part.clone().into()).await.map_err(file_error)?;
             while let Some(data) = blob.next().await? {
                 file.write_all(&data).await.map_err(file_error)?;
             }
             file.flush().await.map_err(file_error)?;
-            tokio::fs::rename(&part, path).await.map_err(file_error)?;
+            user.rename(part.clone().into(), path.to_owned()).await.map_err(file_error)?;
             Ok(blob.size)
         };
         let done = fetching.await;
         if done.is_err() {
-            let _ = tokio::fs::remove_file(&part).await;
+            let _ = user.remove(part.into()).await;
         }
         done
     }
@@ -211,11 +212,11 @@ impl Bulk {
         Ok(reply.digest)
     }
 
-    /// Keeps a file's bytes at the Overseer; gives digest and size.
-    pub(crate) async fn put_file(&self, path: &Path) -> Result<(String, u64), BulkError> {
+    /// Keeps a file's bytes at the Overseer, read with the rights of `user`; gives digest and size.
+    pub(crate) async fn put_file(&self, path: &Path, user: AsUser) -> Result<(String, u64), BulkError> {
         let (tx, rx) = mpsc::channel(2);
         let file_error = |source| BulkError::File { path: path.display().to_string(), source };
-        let mut file = tokio::fs::File::open(path).await.map_err(file_error)?;
+        let mut file = user.open(path.to_owned()).await.map_err(file_error)?;
         let feed = async move {
             loop {
                 let mut data = Vec::with_capacity(PIECE);

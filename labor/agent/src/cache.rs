@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -79,6 +79,19 @@ impl Directory {
         self.root.join("work")
     }
 
+    /// Makes that directory. `another_user`: the host is not of the agent's user, and must get there and
+    /// to its release, but to nothing else here.
+    pub(crate) fn make_work(&self, another_user: bool) -> io::Result<()> {
+        fs::create_dir_all(self.work())?;
+        if another_user {
+            // Who knows a name may pass; nobody else may list, and every other thing here is closed.
+            for directory in [self.root.clone(), self.releases()] {
+                fs::set_permissions(directory, fs::Permissions::from_mode(0o711))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Where log segments go.
     pub(crate) fn spool(&self) -> PathBuf {
         self.root.join("spool").join(std::process::id().to_string())
@@ -102,7 +115,10 @@ impl Directory {
     /// Keeps what was signed. Without it the release is fetched again, so a failure is no error.
     pub(crate) fn store_index(&self, id: ReleaseId, reply: &proto::ReleaseIndexReply) {
         let part = self.releases().join(format!("{id}.{}.part", std::process::id()));
-        let stored = fs::write(&part, reply.encode_to_vec()).and_then(|()| fs::rename(&part, self.index(id)));
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let written = options.open(&part).and_then(|mut file| file.write_all(&reply.encode_to_vec()));
+        let stored = written.and_then(|()| fs::rename(&part, self.index(id)));
         if let Err(error) = stored {
             tracing::warn!("the index of {id} is not cached: {error}");
         }
@@ -155,8 +171,6 @@ fn lock(releases: &Path) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -166,6 +180,20 @@ mod tests {
         assert_eq!(mode & 0o777, 0o700);
         directory.clean();
         assert!(!directory.root().exists());
+    }
+
+    #[test]
+    fn another_user_passes_to_its_own_and_gets_to_nothing_else() {
+        let temp = tempfile::tempdir().unwrap();
+        let directory = Directory::open(Some(&temp.path().join("labor"))).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        directory.make_work(false).unwrap();
+        assert_eq!((mode(directory.root()), mode(&directory.releases())), (0o700, 0o700));
+        directory.make_work(true).unwrap();
+        assert_eq!((mode(directory.root()), mode(&directory.releases())), (0o711, 0o711));
+        let id = ReleaseId::of_index(b"index");
+        directory.store_index(id, &proto::ReleaseIndexReply::default());
+        assert_eq!(mode(&directory.index(id)), 0o600);
     }
 
     #[test]

@@ -124,6 +124,7 @@ pub(crate) mod tests {
             owner_pipe,
             directory: None,
             cache: Default::default(),
+            isolation: Default::default(),
             environment: Default::default(),
         }
     }

@@ -14,12 +14,14 @@
 //! | a release: fetch, verify, unpack | `load`, `cache`, `bulk` |
 //! | what the agents of a host keep of releases | `host_cache` |
 //! | the process that runs it | [`host`], `restart` |
+//! | what that may be and use | `host::isolation`, `as_user` |
 //! | what plugins leave behind | [`marker`], `orphans` |
 //! | what ties them together | `agent` |
 
 mod agent;
 mod ahead;
 mod args;
+mod as_user;
 mod backoff;
 mod bulk;
 mod cache;

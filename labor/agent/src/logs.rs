@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -283,7 +283,8 @@ fn is_final(error: &BulkError) -> bool {
 }
 
 fn write(shared: &Shared, spills: &[Spill]) -> io::Result<()> {
-    fs::create_dir_all(&shared.directory)?;
+    // What another user's host prints is not for it to read or change here.
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&shared.directory)?;
     let mut at = 0;
     while let Some(first) = spills.get(at) {
         let path = shared.segment(first.segment);

@@ -1,13 +1,16 @@
 //! Which processes belong to a node, however they were forked: all carry a mark in their
 //! environment.
 //!
+//! The environment of an agent can be read by root only, as its memory, for a plugin of the same user
+//! would find the agent's keys there. What others of the user have to know of it is in its arguments too.
+//!
 //! One that was started with another environment (`env -i`) carries no mark. While the agent
 //! lives, that one is found below it, for the agent adopts orphans. The limit of both: when the
 //! agent is killed by SIGKILL, its descendants go to init, and those without a mark are not found
 //! any more.
 
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -24,9 +27,42 @@ pub fn marked(mark: &str) -> Vec<i32> {
 }
 
 fn has_mark(pid: i32, wanted: &[u8]) -> bool {
-    // Another user's process, or one that has just ended, is not ours.
-    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    environment.split(|b| *b == 0).any(|variable| variable == wanted)
+    said_of(pid).split(|b| *b == 0).any(|variable| variable == wanted)
+}
+
+/// The value of a variable in the environment of a process of this user; for an agent, where that is
+/// closed, in its arguments.
+pub fn variable(pid: i32, name: &str) -> Option<Vec<u8>> {
+    let start = format!("{name}=");
+    said_of(pid).split(|b| *b == 0).find_map(|v| v.strip_prefix(start.as_bytes())).map(<[u8]>::to_vec)
+}
+
+/// `NAME=VALUE`, and other texts, each with a zero byte behind it. Nothing of another user's process, or
+/// of one that has just ended, which are not ours.
+fn said_of(pid: i32) -> Vec<u8> {
+    let read = |what| fs::read(format!("/proc/{pid}/{what}"));
+    match read("environ") {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied && is_own(pid) => {
+            let arguments = read("cmdline").unwrap_or_default();
+            if is_agent(&arguments) { arguments } else { Vec::new() }
+        }
+        environment => environment.unwrap_or_default(),
+    }
+}
+
+/// By the arguments of a process.
+fn is_agent(arguments: &[u8]) -> bool {
+    let mut arguments = arguments.split(|b| *b == 0).skip(1);
+    arguments.next() == Some(b"__overseer") && arguments.next() == Some(b"labor")
+}
+
+/// Whether a process is of this user, which the owner of its directory does not say of an agent.
+fn is_own(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    // The real one, then the effective one.
+    let effective = users.and_then(|users| users.split_whitespace().nth(1)?.parse().ok());
+    effective == Some(rustix::process::geteuid().as_raw())
 }
 
 /// Kills every process with this mark, again and again until none is left: one that forks

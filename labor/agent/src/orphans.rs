@@ -159,6 +159,11 @@ fn processes() -> Vec<Process> {
     entries.filter_map(|e| read(e.file_name().to_str()?.parse().ok()?)).collect()
 }
 
+/// When a process has started that has not ended, in ticks since the system did.
+pub(crate) fn started(pid: i32) -> Option<u64> {
+    read(pid).filter(|process| !process.ended).map(|process| process.start)
+}
+
 fn read(pid: i32) -> Option<Process> {
     parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }

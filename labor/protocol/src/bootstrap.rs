@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::{Claim, FleetName, ReleaseCache};
+use crate::{Claim, FleetName, Isolation, ReleaseCache};
 
 /// Largest bootstrap document, in bytes, so that it fits EC2 user data.
 pub const MAX_BOOTSTRAP_BYTES: usize = 16 * 1024;
@@ -62,6 +62,9 @@ pub struct Bootstrap {
     /// What the node keeps of releases.
     #[serde(default, skip_serializing_if = "ReleaseCache::is_default")]
     pub cache: ReleaseCache,
+    /// What a plugin host may be and use.
+    #[serde(default, skip_serializing_if = "Isolation::is_default")]
+    pub isolation: Isolation,
     /// Passed on to the plugin host's environment.
     #[serde(default)]
     pub environment: std::collections::BTreeMap<String, String>,
@@ -174,6 +177,7 @@ mod tests {
             owner_pipe: true,
             directory: None,
             cache: Default::default(),
+            isolation: Default::default(),
             environment: Default::default(),
         }
     }
@@ -187,8 +191,21 @@ mod tests {
             let document = Bootstrap { cache, ..plain.clone() };
             assert_eq!(Bootstrap::from_json(&document.to_json().unwrap()).unwrap(), document);
         }
+        let isolation = Isolation {
+            user: Some("1000:1001".parse().unwrap()),
+            memory: Some(1 << 30),
+            cpu_milli: Some(1500),
+            processes: Some(64),
+            open_files: Some(256),
+            file_size: Some(0),
+            core: Some(0),
+            required: true,
+        };
+        let isolated = Bootstrap { isolation, ..plain.clone() };
+        assert_eq!(Bootstrap::from_json(&isolated.to_json().unwrap()).unwrap(), isolated);
         // What is as always takes no room.
-        assert!(!String::from_utf8(plain.to_json().unwrap()).unwrap().contains("cache"));
+        let text = String::from_utf8(plain.to_json().unwrap()).unwrap();
+        assert!(!text.contains("cache") && !text.contains("isolation"));
     }
 
     #[test]

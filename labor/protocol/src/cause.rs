@@ -188,6 +188,7 @@ fn signal_name(signal: i32) -> &'static str {
         11 => " (SIGSEGV)",
         13 => " (SIGPIPE)",
         15 => " (SIGTERM)",
+        25 => " (SIGXFSZ)",
         _ => "",
     }
 }

@@ -121,6 +121,7 @@ mod tests {
             owner_pipe: false,
             directory: None,
             cache: Default::default(),
+            isolation: Default::default(),
             environment: Default::default(),
         };
         JoinToken { bootstrap, until: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123) }

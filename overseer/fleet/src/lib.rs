@@ -82,8 +82,8 @@ pub use overseer_adapter::Adapter;
 pub use overseer_adapter_local as local;
 pub use overseer_plugin::record::{Body, Record};
 pub use overseer_protocol::{
-    Attempt, BootPhase, CallErrorCode, Cause, Facts, FleetName, Generation, HostId, LaborId, LaborState,
-    LogStream, ReleaseCache, ReleaseId, Resources, TaskId,
+    Attempt, BootPhase, CallErrorCode, Cause, Facts, FleetName, Generation, HostId, Isolation,
+    IsolationError, LaborId, LaborState, LogStream, ReleaseCache, ReleaseId, Resources, RunAs, TaskId,
 };
 pub use release::Release;
 pub use tasks::{Retry, RetryCause, SubmitError, Task, TaskError, TaskFailure, TaskOptions, TaskState};

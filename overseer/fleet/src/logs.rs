@@ -8,6 +8,7 @@ mod tests;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -282,16 +283,21 @@ fn marker(path: &Path, what: &str) -> PathBuf {
     path.with_file_name(format!("{what}-{name}"))
 }
 
+/// The control plane's own directory may be one that others pass through.
+fn make_private(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
 fn writable(path: &Path) -> io::Result<File> {
     if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
+        make_private(directory)?;
     }
     OpenOptions::new().write(true).create(true).truncate(false).open(path)
 }
 
 fn append(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
+        make_private(directory)?;
     }
     OpenOptions::new().append(true).create(true).open(path)?.write_all(bytes)
 }

@@ -34,6 +34,7 @@ fn request(key: &NodeKey, room: &Path) -> Request {
         owner_pipe: true,
         directory: Some(room.join(key.labor.to_string())),
         cache: Default::default(),
+        isolation: Default::default(),
         environment: Default::default(),
     };
     Request { key: key.clone(), bootstrap, resources: Resources::default() }

@@ -273,12 +273,16 @@ impl Agent {
         }
         let directory = self.directory.work();
         environment.extend(self.hand_over_environment(&directory, number));
-        std::fs::create_dir_all(&directory).map_err(|error| Cause::BootFailed {
+        let another_user = self.confinement.as_ref().is_some_and(|confinement| confinement.has_user());
+        self.directory.make_work(another_user).map_err(|error| Cause::BootFailed {
             phase: BootPhase::Start,
             reason: format!("{}: {error}; check space and permissions there", directory.display()),
         })?;
+        let identity = self.standing.pass().map(|pass| pass.identity);
         Ok(HostSpec {
             what,
+            name: identity.map_or_else(String::new, |who| format!("{}-{}", who.labor, who.generation)),
+            confinement: self.confinement.clone(),
             // Not by its name, which may be another file by now.
             command: ["/proc/self/exe", "__overseer", "plugin-host"].map(OsString::from).into(),
             environment,

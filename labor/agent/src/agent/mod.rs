@@ -27,6 +27,7 @@ use crate::cache::Directory;
 use crate::calls::{self, Calls, HostNumber};
 use crate::exit::Exit;
 use crate::facts;
+use crate::host::Confinement;
 use crate::host_cache::HostCache;
 use crate::load::Loader;
 use crate::logs::Logs;
@@ -49,6 +50,7 @@ pub(crate) struct Agent {
     on_lease_lost: OnLeaseLost,
     release_keys: Vec<String>,
     environment: std::collections::BTreeMap<String, String>,
+    confinement: Option<Arc<Confinement>>,
     directory: Directory,
     standing: Standing,
     outbox: Outbox,
@@ -113,6 +115,7 @@ impl Agent {
         let on_lease_lost = bootstrap.on_lease_lost;
         let release_keys = bootstrap.release_keys.clone();
         let environment = bootstrap.environment.clone();
+        let confinement = Confinement::new(bootstrap.isolation.clone()).map(Arc::new);
         let prepared = bulk.clone();
         let loader = Loader { bulk: bulk.clone(), directory: directory.clone(), cache };
         // A node without a release will fetch one: its connection is opened beside the session's.
@@ -134,6 +137,7 @@ impl Agent {
             on_lease_lost,
             release_keys,
             environment,
+            confinement,
             directory,
             standing,
             outbox,

@@ -6,6 +6,7 @@ use overseer_protocol::{Attempt, LogStream};
 
 use super::hosting::OUTPUT;
 use super::{Agent, work};
+use crate::as_user::AsUser;
 use crate::calls::{Event, HostNumber};
 use crate::host::HostOutput;
 
@@ -50,10 +51,12 @@ impl Agent {
             }
             HostOutput::Log { call, stream, data } => self.on_log(host, call, stream, &data),
             HostOutput::PutBlob { request, path } => {
-                self.work.spawn(work::put_file(self.bulk.clone(), host, request, path));
+                let (bulk, user) = (self.bulk.clone(), AsUser::of(self.confinement.clone()));
+                self.work.spawn(work::put_file(bulk, host, request, path, user));
             }
             HostOutput::GetBlob { request, digest, path } => {
-                self.work.spawn(work::get_file(self.bulk.clone(), host, request, digest, path));
+                let (bulk, user) = (self.bulk.clone(), AsUser::of(self.confinement.clone()));
+                self.work.spawn(work::get_file(bulk, host, request, digest, path, user));
             }
             HostOutput::Ended(cause) => self.on_host_ended(host, cause),
         }

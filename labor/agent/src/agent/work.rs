@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::Agent;
 use super::calling::Answered;
 use super::hosting::Started;
+use crate::as_user::AsUser;
 use crate::bulk::{Bulk, BulkError};
 use crate::calls::{Event, HostNumber};
 use crate::connect::{self, Credentials, Purpose};
@@ -71,8 +72,14 @@ pub(super) async fn put(bulk: Bulk, session: u64, whose: Answered, result: Bytes
     Work::Put { session, whose, digest: bulk.put(result).await }
 }
 
-pub(super) async fn put_file(bulk: Bulk, host: HostNumber, request: u64, path: PathBuf) -> Work {
-    let answer = bulk.put_file(&path).await.map_err(|e| e.to_string());
+pub(super) async fn put_file(
+    bulk: Bulk,
+    host: HostNumber,
+    request: u64,
+    path: PathBuf,
+    user: AsUser,
+) -> Work {
+    let answer = bulk.put_file(&path, user).await.map_err(|e| e.to_string());
     Work::Blob { host, request, answer }
 }
 
@@ -82,8 +89,10 @@ pub(super) async fn get_file(
     request: u64,
     digest: String,
     path: PathBuf,
+    user: AsUser,
 ) -> Work {
-    let answer = bulk.fetch_to(&digest, &path).await.map(|size| (digest, size)).map_err(|e| e.to_string());
+    let fetched = bulk.fetch_to(&digest, &path, user).await;
+    let answer = fetched.map(|size| (digest, size)).map_err(|e| e.to_string());
     Work::Blob { host, request, answer }
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::connection::Connection;
+use super::isolation::Groups;
 use super::spawn::Spawned;
 use super::{HostOutput, Shared, boot_failed, output};
 use crate::orphans;
@@ -62,7 +63,7 @@ pub(super) struct Tasks {
 
 /// Starts the tasks of a host: one for its socket, one for each of its pipes, one for its end.
 pub(super) fn run(spawned: Spawned, shared: Arc<Shared>, output: mpsc::Sender<HostOutput>) -> Tasks {
-    let Spawned { mut child, pid, ends, socket, stdout, stderr, supervised } = spawned;
+    let Spawned { mut child, pid, ends, socket, stdout, stderr, supervised, groups } = spawned;
     let (started_sender, started) = oneshot::channel();
     let (ready, started_well) = oneshot::channel();
     let (ended_sender, ended) = watch::channel(None);
@@ -87,7 +88,11 @@ pub(super) fn run(spawned: Spawned, shared: Arc<Shared>, output: mpsc::Sender<Ho
         let _ = gone.send(true);
         // What the host said of its own end is read before the end is judged.
         let _ = read.await;
-        let cause = judge(&shared, status, supervised);
+        let cause = judge(&shared, status, supervised, &groups);
+        if !groups.is_empty() {
+            // What is left in them ends with the host, and may take a moment to do so.
+            let _ = tokio::task::spawn_blocking(move || drop(groups)).await;
+        }
         shared.health.lock().clear();
         let _ = ended_sender.send(Some(cause.clone()));
         while tasks.join_next().await.is_some() {}
@@ -110,12 +115,21 @@ async fn has_ended(pid: Pid, mut ends: tokio::signal::unix::Signal) {
     }
 }
 
-fn judge(shared: &Shared, status: std::io::Result<std::process::ExitStatus>, supervised: bool) -> Cause {
+fn judge(
+    shared: &Shared,
+    status: std::io::Result<std::process::ExitStatus>,
+    supervised: bool,
+    groups: &Groups,
+) -> Cause {
     let verdict = shared.verdict.lock();
     if let Some(fault) = &verdict.fault {
         return fault.clone();
     }
     let seen = match status {
+        // The kernel kills for memory by this signal, and nobody of ours has sent it.
+        Ok(status) if status.signal() == Some(Signal::KILL.as_raw()) && groups.was_out_of_memory() => {
+            Cause::OutOfMemory
+        }
         Ok(status) => Cause::of_exit(status.code(), status.signal()),
         Err(error) => Cause::Unhealthy { reason: format!("the process could not be waited for: {error}") },
     };

@@ -7,6 +7,7 @@
 mod child;
 mod connection;
 mod end;
+mod isolation;
 mod loader;
 mod outgoing;
 mod output;
@@ -28,6 +29,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 pub use child::plugin_host_main;
 use end::Group;
+pub use isolation::{Confinement, end_stale_groups, try_groups};
 use outgoing::Outgoing;
 
 /// What to start, and how long each step may take.
@@ -35,6 +37,10 @@ use outgoing::Outgoing;
 pub struct HostSpec {
     /// What runs.
     pub what: HostKind,
+    /// What it is called where the system shows it.
+    pub name: String,
+    /// What it may be and use; as the agent where there is none.
+    pub confinement: Option<Arc<Confinement>>,
     /// Program and arguments that lead to [`plugin_host_main`], such as `/proc/self/exe
     /// __overseer plugin-host`.
     pub command: Vec<OsString>,

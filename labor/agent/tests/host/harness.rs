@@ -29,6 +29,8 @@ pub fn spec(what: HostKind, environment: &[(&str, &str)]) -> (HostSpec, TempDir)
     let directory = tempfile::tempdir().unwrap();
     let spec = HostSpec {
         what,
+        name: "host".into(),
+        confinement: None,
         command: vec![env!("CARGO_BIN_EXE_labor").into(), "__overseer".into(), "plugin-host".into()],
         environment: environment.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect::<BTreeMap<_, _>>(),
         directory: directory.path().canonicalize().unwrap(),

@@ -196,6 +196,7 @@ impl Overseer {
             owner_pipe: true,
             directory: None,
             cache: Default::default(),
+            isolation: Default::default(),
             environment: Default::default(),
         }
     }

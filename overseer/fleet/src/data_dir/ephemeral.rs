@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -49,7 +49,9 @@ impl Lease {
                 remove_if_dead(&entry.path())?;
             }
         }
-        let directory = tempfile::Builder::new().prefix("").tempdir_in(home)?;
+        // The directory of all may be one that others pass through.
+        let private = fs::Permissions::from_mode(0o700);
+        let directory = tempfile::Builder::new().prefix("").permissions(private).tempdir_in(home)?;
         let lock = open_lock(directory.path())?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
         Ok(Self { directory, _lock: lock })

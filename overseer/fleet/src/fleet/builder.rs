@@ -3,10 +3,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overseer_adapter::Adapter;
-use overseer_protocol::{FleetName, ReleaseCache, Resources};
+use overseer_protocol::{FleetName, Isolation, IsolationError, ReleaseCache, Resources};
 use ractor::Actor;
 
 use super::actor::{FleetActor, FleetArguments};
+use super::directories;
 use super::handler::HandlerActor;
 use super::nodes::Nodes;
 use super::record_writer::RecordWriter;
@@ -39,6 +40,17 @@ pub enum StartError {
         /// Why.
         reason: &'static str,
     },
+    /// Labors could not start their plugin hosts.
+    #[error(transparent)]
+    Isolation(#[from] IsolationError),
+    /// The directory of the control plane is not to be passed through by the user of plugin hosts.
+    #[error("{directory} cannot be opened for the user of plugin hosts to pass: {source}")]
+    Pass {
+        /// Which.
+        directory: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// No copy could be taken of the release.
     #[error(transparent)]
     Release(#[from] ReleaseError),
@@ -64,6 +76,8 @@ impl StartError {
             Self::Name(error) => error.code(),
             Self::NameTaken(_) => "fleet.name_taken",
             Self::Option { .. } => "fleet.option",
+            Self::Isolation(error) => error.code(),
+            Self::Pass { .. } => "fleet.pass",
             Self::Release(error) => error.code(),
             Self::ControlPlane(error) => error.code(),
             Self::Recovery(error) => error.code(),
@@ -85,6 +99,7 @@ pub struct FleetBuilder<H: Overseer> {
     resources: Resources,
     environment: BTreeMap<String, String>,
     cache: ReleaseCache,
+    isolation: Isolation,
     plane: Option<ControlPlane>,
 }
 
@@ -109,6 +124,7 @@ impl<H: Overseer> Fleet<H> {
             resources: Resources::default(),
             environment: BTreeMap::new(),
             cache: ReleaseCache::default(),
+            isolation: Isolation::default(),
             plane: None,
         }
     }
@@ -220,6 +236,16 @@ impl<H: Overseer> FleetBuilder<H> {
         self
     }
 
+    /// What the plugin hosts of the labors may be and use. Default: what the agent may.
+    ///
+    /// With a user of its own and an adapter of this machine, the directory of the control plane may be
+    /// passed through (mode 0711) by those who know what is below it; all else in it is closed to them.
+    #[must_use]
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.isolation = isolation;
+        self
+    }
+
     /// The control plane to run in; an embedded one of its own when none is given.
     #[must_use]
     pub fn control_plane(mut self, plane: &ControlPlane) -> Self {
@@ -235,10 +261,16 @@ impl<H: Overseer> FleetBuilder<H> {
         let name: FleetName = self.name.parse()?;
         let adapter = self.adapter.ok_or(StartError::NoAdapter)?;
         check(&self.options)?;
+        self.isolation.check()?;
         let (plane, owns_plane) = match self.plane {
             Some(plane) => (plane, false),
             None => (ControlPlane::embedded().await?, true),
         };
+        if self.isolation.user.is_some() && adapter.capabilities().same_machine {
+            let directory = plane.directory();
+            directories::let_pass(directory, plane.is_ephemeral())
+                .map_err(|source| StartError::Pass { directory: directory.display().to_string(), source })?;
+        }
         let release = match &self.release {
             Some(release) => Some(plane.releases().keep(release).await.map_err(ReleaseError::Package)?),
             None => None,
@@ -265,7 +297,7 @@ impl<H: Overseer> FleetBuilder<H> {
         let _ = shared.records.set(Arc::clone(&records));
         let (nodes_plane, nodes_shared) = (plane.clone(), Arc::clone(&shared));
         let (resources, release_keys, environment) = (self.resources, self.trust, self.environment);
-        let cache = self.cache;
+        let (cache, isolation) = (self.cache, self.isolation);
         let nodes = Box::new(move |actor| Nodes {
             embedded: nodes_plane.is_embedded(),
             owns_plane,
@@ -276,6 +308,7 @@ impl<H: Overseer> FleetBuilder<H> {
             release_keys,
             environment,
             cache,
+            isolation,
             actor,
             records,
         });

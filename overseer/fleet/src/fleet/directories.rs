@@ -1,7 +1,9 @@
 //! Directories of labors on this machine that ended while nobody was there to remove them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,47 @@ const LABORS: &str = "labors";
 /// The directory of a life.
 pub(super) fn of(plane: &Path, life: Life) -> PathBuf {
     plane.join(LABORS).join(format!("{}-{}", life.labor, life.generation))
+}
+
+/// Lets other users pass through the directory of a control plane to those of labors. Where it was closed,
+/// all else in it is closed instead. One that goes with its process is in one of all such, which is passed
+/// through too.
+pub(super) fn let_pass(plane: &Path, is_ephemeral: bool) -> io::Result<()> {
+    let labors = plane.join(LABORS);
+    DirBuilder::new().recursive(true).mode(0o700).create(&labors)?;
+    if fs::metadata(plane)?.permissions().mode() & 0o001 == 0 {
+        close_all(plane, &labors)?;
+    }
+    let above = plane.parent().filter(|_| is_ephemeral);
+    let passable = |path: &Path| match fs::metadata(path)?.permissions().mode() & 0o001 {
+        0 => set_mode(path, 0o711),
+        _ => Ok(()),
+    };
+    [Some(&*labors), Some(plane), above].into_iter().flatten().try_for_each(passable)
+}
+
+fn close_all(plane: &Path, but: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(plane)? {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        let closed = match () {
+            () if path == but => Ok(()),
+            () if kind.is_dir() => set_mode(&path, 0o700),
+            () if kind.is_file() => set_mode(&path, 0o600),
+            // Who may connect to a socket is up to its own mode.
+            () => Ok(()),
+        };
+        match closed {
+            // It has gone meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            closed => closed?,
+        }
+    }
+    Ok(())
+}
+
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 impl Nodes {
@@ -89,7 +132,7 @@ fn is_at_work(state: LaborState) -> bool {
 
 /// The directories of lives below a path; whatever else is there is nobody's business here.
 fn listed(labors: &Path) -> io::Result<BTreeMap<Life, PathBuf>> {
-    let entries = match std::fs::read_dir(labors) {
+    let entries = match fs::read_dir(labors) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         entries => entries?,
     };
@@ -107,11 +150,37 @@ fn listed(labors: &Path) -> io::Result<BTreeMap<Life, PathBuf>> {
 
 fn remove(directories: &[PathBuf]) -> io::Result<usize> {
     for directory in directories {
-        match std::fs::remove_dir_all(directory) {
+        match fs::remove_dir_all(directory) {
             // Another fleet's look was faster.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             removed => removed?,
         }
     }
     Ok(directories.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_pass_to_the_labors_and_find_all_else_closed() {
+        let home = tempfile::tempdir().unwrap();
+        let plane = home.path().join("plane");
+        fs::create_dir_all(plane.join("logs")).unwrap();
+        fs::write(plane.join("store.redb"), "").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        set_mode(home.path(), 0o700).unwrap();
+        set_mode(&plane, 0o700).unwrap();
+        for _ in 0..2 {
+            let_pass(&plane, true).unwrap();
+            assert_eq!([mode(home.path()), mode(&plane), mode(&plane.join(LABORS))], [0o711; 3]);
+            assert_eq!((mode(&plane.join("logs")), mode(&plane.join("store.redb"))), (0o700, 0o600));
+        }
+        // What was open was meant to be.
+        set_mode(&plane, 0o755).unwrap();
+        set_mode(&plane.join("logs"), 0o755).unwrap();
+        let_pass(&plane, false).unwrap();
+        assert_eq!(mode(&plane.join("logs")), 0o755);
+    }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use overseer_adapter::{Adapter, AdapterError, Ended, NodeKey, Request};
 use overseer_protocol::{
-    BootPhase, Bootstrap, Cause, Claim, Endpoint, LaborState, OnLeaseLost, ReleaseCache, Resources,
+    BootPhase, Bootstrap, Cause, Claim, Endpoint, Isolation, LaborState, OnLeaseLost, ReleaseCache, Resources,
 };
 
 use super::actor::FleetMessage;
@@ -36,6 +36,7 @@ pub(crate) struct Nodes {
     pub(crate) release_keys: Vec<String>,
     pub(crate) environment: BTreeMap<String, String>,
     pub(crate) cache: ReleaseCache,
+    pub(crate) isolation: Isolation,
     pub(crate) embedded: bool,
     /// The control plane was made for this fleet and ends with it.
     pub(crate) owns_plane: bool,
@@ -224,6 +225,7 @@ impl Nodes {
             owner_pipe: false,
             directory: None,
             cache: self.cache.clone(),
+            isolation: self.isolation.clone(),
             environment: self.environment.clone(),
         }
     }

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use overseer::core::Options;
-use overseer::{Deadlines, Escalation, FleetName, ReleaseCache, ReleaseId, Restart};
+use overseer::{Deadlines, Escalation, FleetName, Isolation, ReleaseCache, ReleaseId, Restart};
 
+use super::isolation;
 use super::source::Source;
 use super::table::{Located, Table, Value};
 use crate::failure::Failure;
@@ -68,6 +69,8 @@ pub(crate) struct FleetConfig {
     pub(crate) environment: BTreeMap<String, String>,
     /// What the nodes keep of releases.
     pub(crate) release_cache: ReleaseCache,
+    /// What the plugin hosts may be and use.
+    pub(crate) isolation: Isolation,
 }
 
 impl FleetConfig {
@@ -104,6 +107,7 @@ impl FleetConfig {
         }
         let environment = environment(&table)?;
         let release_cache = release_cache(&table, base)?;
+        let isolation = isolation::read(&table)?;
         table.finish()?;
         Ok(Self {
             name: parsed,
@@ -115,6 +119,7 @@ impl FleetConfig {
             options,
             environment,
             release_cache,
+            isolation,
         })
     }
 
@@ -139,6 +144,7 @@ impl FleetConfig {
             ("deadlines", a.deadlines != b.deadlines),
             ("environment", self.environment != other.environment),
             ("release_cache", self.release_cache != other.release_cache),
+            ("isolation", self.isolation != other.isolation),
         ];
         all.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
@@ -231,17 +237,15 @@ fn release(table: &Table<'_, '_>, base: &Path) -> Result<Located<ReleasePlace>, 
     let Located { value, span } = table.required("release", release, "\"web-1.0.0.release\"")?;
     let id = table.text("release_id", "the id that `overseer release inspect` prints")?;
     let is_url = value.starts_with("https://") || value.starts_with("http://");
-    let value = match id {
-        None if !is_url => ReleasePlace::File(base.join(value)),
-        Some(id) if !is_url => {
+    let value = match (is_url, id) {
+        (false, None) => ReleasePlace::File(base.join(value)),
+        (false, Some(id)) => {
             let message = "a file on this machine is what it is: an id is for a URL";
             return Err(table.wrong("release_id", &id.span, message, "remove it"));
         }
-        None => {
+        (true, id) => {
             let example = "\"64 hexadecimal digits, as `overseer release inspect` prints them\"";
-            return Err(table.required::<String>("release_id", None, example).map(drop).unwrap_err());
-        }
-        Some(id) => {
+            let id = table.required("release_id", id, example)?;
             let parsed = id.value.parse().map_err(|error| {
                 let help = "write the id that `overseer release inspect` prints";
                 table.wrong("release_id", &id.span, format!("{error}"), help)

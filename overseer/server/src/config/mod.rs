@@ -2,6 +2,7 @@
 
 mod control;
 mod fleet;
+mod isolation;
 mod plan;
 mod source;
 mod table;

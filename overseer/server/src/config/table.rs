@@ -223,6 +223,25 @@ impl<'a, 'i> Table<'a, 'i> {
         }
     }
 
+    /// A decimal as text, in units of `10^-digits`, exactly.
+    pub(super) fn decimal(
+        &self,
+        key: &'static str,
+        digits: u32,
+        example: &str,
+    ) -> Result<Option<Located<u64>>, Failure> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let help = format!("write a number as text, such as {key} = {example}");
+        let DeValue::String(text) = value.get_ref() else {
+            return Err(self.expected(key, value, "a number as text", help));
+        };
+        match Amount::parse_decimal(text, digits) {
+            Ok(Amount::Units(units)) => Ok(Some(Located { value: units, span: value.span() })),
+            Ok(Amount::Unlimited) => Err(self.wrong(key, &value.span(), "there is no limit to say", help)),
+            Err(error) => Err(self.wrong(key, &value.span(), error.to_string(), help)),
+        }
+    }
+
     /// A table within this one.
     pub(super) fn table(&self, key: &'static str, example: &str) -> Result<Option<Table<'a, 'i>>, Failure> {
         let Some(value) = self.get(key) else { return Ok(None) };

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use overseer::ReleaseCache;
+use overseer::{Isolation, ReleaseCache};
 
 use super::fleet::ReleasePlace;
 use super::*;
@@ -23,7 +23,7 @@ fn the_example_is_a_configuration_and_says_the_defaults() {
             format!("{}\n", key.unwrap_or(line))
         })
         .collect();
-    assert!(uncommented.lines().filter(|line| line.contains(" = ")).count() == 29, "{uncommented}");
+    assert!(uncommented.lines().filter(|line| line.contains(" = ")).count() == 30, "{uncommented}");
     let said = parse(&uncommented).unwrap();
     assert_eq!(said.server, config.server);
     let name: FleetName = "web".parse().unwrap();
@@ -33,8 +33,9 @@ fn the_example_is_a_configuration_and_says_the_defaults() {
     // Those that are only examples can be said, but for the certificate in place of the names.
     let examples =
         EXAMPLE.replace("#   control_cert", "# control_cert").replace("#   control_key", "# control_key");
-    let server = parse(&examples.replace("#   ", "")).unwrap().server;
-    assert_eq!(server.differences(&config.server).len(), 7, "{server:?}");
+    let server = parse(&examples.replace("#   ", "")).unwrap();
+    assert_eq!(server.server.differences(&config.server).len(), 7, "{server:?}");
+    assert_eq!(config.fleets[&name].differences(&server.fleets[&name]), ["isolation"]);
     assert_eq!(config.server, ServerConfig::default());
 }
 
@@ -47,7 +48,9 @@ fn what_a_file_says_is_what_is_read() {
          unsigned = \"allow\"\nlabors = 3\nmax_labors = 5\nrestart = \"temporary\"\nheartbeat = \"2s\"\n\
          silence = \"6s\"\nlease = \"1m\"\ngrace = \"7s\"\nescalation = \"stop_fleet\"\n\
          task_retention = \"1h\"\nintensity = { restarts = 2, period = \"10s\" }\ndeadlines = { stop = \"9s\" }\n\
-         environment = { A = \"b\" }\nrelease_cache = { directory = \"cache\", quota = \"5MiB\" }\n",
+         environment = { A = \"b\" }\nrelease_cache = { directory = \"cache\", quota = \"5MiB\" }\n\
+         [fleets.web.isolation]\nuser = \"1000:1001\"\nmemory = \"64MiB\"\ncpu = \"0.25\"\nprocesses = 99\n\
+         open_files = 100\nfile_size = \"1KiB\"\ncore = \"0\"\nrequired = true\n",
     )
     .unwrap();
     assert_eq!(config.server.data.as_deref(), Some(Path::new("/etc/overseer/state")));
@@ -65,6 +68,17 @@ fn what_a_file_says_is_what_is_read() {
     assert_eq!((web.options.silence.as_secs(), web.options.deadlines.stop.as_secs()), (6, 9));
     assert_eq!((web.environment["A"].as_str(), web.options.task_retention.as_secs()), ("b", 3600));
     assert_eq!(web.release_cache, ReleaseCache::at("/etc/overseer/cache").quota(5 << 20));
+    let isolation = Isolation {
+        user: Some("1000:1001".parse().unwrap()),
+        memory: Some(64 << 20),
+        cpu_milli: Some(250),
+        processes: Some(99),
+        open_files: Some(100),
+        file_size: Some(1024),
+        core: Some(0),
+        required: true,
+    };
+    assert_eq!(web.isolation, isolation);
 }
 
 /// What is added to a good file, its line from there on, the key, the code, and a part of the advice.
@@ -166,6 +180,76 @@ fn every_key_that_is_wrong_is_shown_with_what_would_be_right() {
             Some("fleets.web.release_cache.size"),
             "config.unknown_key",
             "`quota`",
+        ),
+        ("isolation = true", 4, Some("fleets.web.isolation"), "config.value", "user = \"nobody\""),
+        ("isolation = { usr = \"x\" }", 4, Some("fleets.web.isolation.usr"), "config.unknown_key", "`user`"),
+        ("isolation = { user = \"root\" }", 4, Some("fleets.web.isolation.user"), "config.value", "not root"),
+        ("isolation = { user = \"a:b\" }", 4, Some("fleets.web.isolation.user"), "config.value", "UID:GID"),
+        ("isolation = { user = 5 }", 4, Some("fleets.web.isolation.user"), "config.value", "\"nobody\""),
+        (
+            "isolation = { memory = 5 }",
+            4,
+            Some("fleets.web.isolation.memory"),
+            "config.value",
+            "memory = \"500MiB\"",
+        ),
+        (
+            "isolation = { memory = \"1MiB\" }",
+            4,
+            Some("fleets.web.isolation.memory"),
+            "config.value",
+            "\"16MiB\" or more",
+        ),
+        ("isolation = { cpu = 1.5 }", 4, Some("fleets.web.isolation.cpu"), "config.value", "cpu = \"1.5\""),
+        ("isolation = { cpu = \"-1\" }", 4, Some("fleets.web.isolation.cpu"), "config.value", "\"1.5\""),
+        (
+            "isolation = { cpu = \"0.001\" }",
+            4,
+            Some("fleets.web.isolation.cpu"),
+            "config.value",
+            "half a core",
+        ),
+        (
+            "isolation = { cpu = \"unlimited\" }",
+            4,
+            Some("fleets.web.isolation.cpu"),
+            "config.value",
+            "\"1.5\"",
+        ),
+        (
+            "isolation = { processes = 1 }",
+            4,
+            Some("fleets.web.isolation.processes"),
+            "config.value",
+            "from 16",
+        ),
+        (
+            "isolation = { open_files = 0 }",
+            4,
+            Some("fleets.web.isolation.open_files"),
+            "config.value",
+            "from 32",
+        ),
+        (
+            "isolation = { file_size = \"x\" }",
+            4,
+            Some("fleets.web.isolation.file_size"),
+            "config.value",
+            "its unit",
+        ),
+        (
+            "isolation = { core = 0 }",
+            4,
+            Some("fleets.web.isolation.core"),
+            "config.value",
+            "core = \"500MiB\"",
+        ),
+        (
+            "isolation = { required = \"yes\" }",
+            4,
+            Some("fleets.web.isolation.required"),
+            "config.value",
+            "required = true",
         ),
         ("deadlines = \"1m\"", 4, Some("fleets.web.deadlines"), "config.value", "{ boot = "),
         ("deadlines = { bot = \"1m\" }", 4, Some("fleets.web.deadlines.bot"), "config.unknown_key", "`boot`"),

@@ -35,6 +35,7 @@ pub(super) fn all() -> Vec<Check> {
         open_files(),
         root(),
         cgroups(),
+        limits(),
         docker(),
         systemd(),
         kvm(),
@@ -195,11 +196,12 @@ fn open_files() -> Check {
 }
 
 fn root() -> Check {
-    const FOR: &str = "cgroups, networks";
+    const FOR: &str = "cgroups, users, networks";
     if rustix::process::geteuid().is_root() {
         return Check::ok("root", FOR, "yes");
     }
-    let advice = "limits of memory and CPU, and networks of workloads, need root; builds do not";
+    let advice =
+        "limits of memory and CPU, users of plugin hosts, and networks of workloads need root; builds do not";
     Check::absent("root", Status::Info, FOR, "no", advice)
 }
 
@@ -224,6 +226,20 @@ fn cgroups() -> Check {
         );
     }
     Check::ok("cgroups", FOR, format!("v1: {}", there.join(" ")))
+}
+
+/// Of memory, processors and processes of plugin hosts; tried, for who may make a group is seen by that.
+fn limits() -> Check {
+    const FOR: &str = "isolation";
+    let tried = overseer_labor::host::try_groups();
+    let had: Vec<_> = tried.iter().filter(|(_, had)| had.is_ok()).map(|(key, _)| *key).collect();
+    let found = if had.is_empty() { "none".to_owned() } else { had.join(" ") };
+    match tried.iter().find_map(|(key, had)| Some((key, had.as_ref().err()?))) {
+        None => Check::ok("limits of hosts", FOR, found),
+        Some((key, why)) => {
+            Check::absent("limits of hosts", Status::Info, FOR, found, format!("no limit of {key}: {why}"))
+        }
+    }
 }
 
 fn docker() -> Check {

@@ -367,7 +367,8 @@ impl FleetSlot {
             .grace(options.grace)
             .lease(options.lease)
             .deadlines(options.deadlines)
-            .release_cache(plan.config.release_cache.clone());
+            .release_cache(plan.config.release_cache.clone())
+            .isolation(plan.config.isolation.clone());
         builder = match plan.config.adapter {
             AdapterKind::Local => builder.adapter(Local::new()),
         };

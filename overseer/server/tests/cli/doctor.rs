@@ -11,6 +11,10 @@ fn the_doctor_says_what_is_here() {
     let labors = checks.iter().find(|c| c["name"] == "cache of labors").unwrap();
     let place = world.path("cache/labors").display().to_string();
     assert!(labors["found"].as_str().unwrap().starts_with(&place), "{labors}");
+    let limits = checks.iter().find(|c| c["name"] == "limits of hosts").unwrap();
+    // What is missing is said by its key, and why.
+    let missing = limits["advice"].as_str();
+    assert!(limits["status"] == "ok" || missing.unwrap().starts_with("no limit of "), "{limits}");
     let text = world.overseer(["doctor"]).exits(0).stdout;
     assert!(text.contains("can run here"), "{text}");
     // Not on a terminal: it is all there.

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 
+use overseer_labor::marker;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -175,20 +176,29 @@ impl Drop for Building {
 
 /// Processes with the mark of a labor's node, and their command lines.
 pub(crate) fn processes_of(labor: &str) -> Vec<(Pid, String)> {
-    let mark = format!("OVERSEER_NODE=build/{labor}/");
-    processes_with(|variable| variable.starts_with(mark.as_bytes()))
+    let mark = format!("build/{labor}/");
+    processes(|pid| {
+        marker::variable(pid.as_raw_pid(), marker::VARIABLE)
+            .is_some_and(|node| node.starts_with(mark.as_bytes()))
+    })
 }
 
 /// Processes that have such a variable in their environment, and their command lines.
 fn processes_with(is_it: impl Fn(&[u8]) -> bool) -> Vec<(Pid, String)> {
+    processes(|pid| {
+        let environment = fs::read(format!("/proc/{}/environ", pid.as_raw_pid())).unwrap_or_default();
+        environment.split(|b| *b == 0).any(&is_it)
+    })
+}
+
+fn processes(is_it: impl Fn(Pid) -> bool) -> Vec<(Pid, String)> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()).and_then(Pid::from_raw)
         else {
             continue;
         };
-        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-        if environment.split(|b| *b == 0).any(&is_it) {
+        if is_it(pid) {
             let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             found.push((pid, String::from_utf8_lossy(&command).replace('\0', " ")));
         }

@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use overseer::release::{ReleaseBuilder, library_beside_program};
+use overseer_labor::marker;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -157,12 +158,10 @@ impl World {
 
     /// Processes of the nodes of one fleet.
     pub(crate) fn nodes_of(&self, fleet: &str) -> Vec<Pid> {
-        let marks = ["", "joined/"].map(|kind| format!("OVERSEER_NODE={kind}{}{fleet}", self.prefix));
+        let marks = ["", "joined/"].map(|kind| format!("{kind}{}{fleet}", self.prefix));
         let marked = |pid: &Pid| {
-            let path = format!("/proc/{}/environ", pid.as_raw_nonzero());
-            let environment = fs::read(path).unwrap_or_default();
-            let mut variables = environment.split(|b| *b == 0);
-            variables.any(|variable| marks.iter().any(|mark| variable.starts_with(mark.as_bytes())))
+            let node = marker::variable(pid.as_raw_pid(), marker::VARIABLE).unwrap_or_default();
+            marks.iter().any(|mark| node.starts_with(mark.as_bytes()))
         };
         let entries = fs::read_dir("/proc").unwrap().flatten();
         let pids = entries.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter_map(Pid::from_raw);

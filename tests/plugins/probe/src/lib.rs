@@ -6,6 +6,7 @@
 //! set to `fail` every call but `version` fails; after so many milliseconds as `PROBE_DIES` says the
 //! process aborts; what `PROBE_LEAVES` says it leaves to the release that follows.
 
+mod bounds;
 mod faults;
 
 use std::io::Write;
@@ -123,6 +124,17 @@ impl Plugin for Probe {
             "trace" => return encode(&context.trace()),
             "directory" => return encode(&(context.directory(), std::env::current_dir()?)),
             "stdin" => return encode(&std::io::read_to_string(std::io::stdin())?),
+            "allocate" => return bounds::allocate(),
+            "open_all" => return encode(&bounds::open_all()),
+            "start_all" => return encode(&bounds::start_all()),
+            "write" => {
+                let (path, bytes): (String, usize) = decode(payload)?;
+                return encode(&bounds::write(Path::new(&path), bytes)?);
+            }
+            "identity" => return encode(&bounds::identity()?),
+            "look" => return encode(&bounds::look(decode(payload)?)),
+            "take_descriptor" => return encode(&bounds::take_descriptor(decode(payload)?)),
+            "descriptors" => return encode(&bounds::descriptors()?),
             "sockets" => return encode(&faults::sockets_of_a_child()?),
             "put_blob" => {
                 let blob = context.put_blob(Path::new(&decode::<String>(payload)?))?;
