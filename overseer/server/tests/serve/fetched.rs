@@ -74,7 +74,7 @@ fn a_release_is_fetched_once_however_often_its_download_breaks() {
     let world = World::new();
     let file = fs::read(world.path("probe.release")).unwrap();
     let id = Release::open(&world.path("probe.release")).unwrap().id().to_string();
-    let mirror = Mirror::of(file.clone(), file.len() / 3);
+    let mirror = Mirror::of(file.clone(), file.len() / 4 + 1);
     configure(&world, &mirror.url(), &id);
     let serving = world.serve();
     world.wait_ready("a", 1);
