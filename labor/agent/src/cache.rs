@@ -1,6 +1,7 @@
 //! Releases on the agent's disk: `releases/ID/` is the unpacked tree, `releases/ID.index` what
 //! was signed, so that it can be verified again under the trust of the day.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -18,7 +19,7 @@ pub(crate) struct Directory {
     root: PathBuf,
     temporary: bool,
     /// Shared by the agents that use these releases, for as long as they live.
-    _lock: Arc<OwnedFd>,
+    lock: Arc<OwnedFd>,
 }
 
 /// Why the agent has no directory.
@@ -48,7 +49,7 @@ impl Directory {
         let releases = root.join("releases");
         fs::DirBuilder::new().mode(0o700).recursive(true).create(&releases).map_err(error)?;
         let lock = lock(&releases).map_err(error)?;
-        Ok(Self { root, temporary, _lock: Arc::new(lock) })
+        Ok(Self { root, temporary, lock: Arc::new(lock) })
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -123,6 +124,29 @@ impl Directory {
         }
     }
 
+    /// Takes the releases that are not `kept` out of use, at once; what is returned is to be removed.
+    /// None where other agents use the same directory.
+    pub(crate) fn set_aside_others(&self, kept: &BTreeSet<ReleaseId>) -> Vec<PathBuf> {
+        if flock(&self.lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            // It may be gone with that.
+            let _ = flock(&self.lock, FlockOperation::LockShared);
+            return Vec::new();
+        }
+        let mut aside = Vec::new();
+        for entry in fs::read_dir(self.releases()).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let Some(id) = name.to_str().and_then(|name| name.parse::<ReleaseId>().ok()) else { continue };
+            // As what is half unpacked: what is left after a kill is removed with that.
+            let to = self.releases().join(format!("{}{id}", overseer_release::PARTIAL_PREFIX));
+            if !kept.contains(&id) && fs::rename(entry.path(), &to).is_ok() {
+                let _ = fs::remove_file(self.index(id));
+                aside.push(to);
+            }
+        }
+        let _ = flock(&self.lock, FlockOperation::LockShared);
+        aside
+    }
+
     /// Removes what is of no use after the agent's end.
     pub(crate) fn clean(&self) {
         let _ = fs::remove_dir_all(self.spool());
@@ -183,6 +207,23 @@ mod tests {
         drop((first, second));
         Directory::open(Some(temp.path())).unwrap();
         assert!(!partial.exists());
+    }
+
+    #[test]
+    fn old_releases_are_set_aside_by_one_who_has_the_directory_alone() {
+        let temp = tempfile::tempdir().unwrap();
+        let directory = Directory::open(Some(temp.path())).unwrap();
+        let [old, kept] = [b"old", b"new"].map(|index| ReleaseId::of_index(index));
+        for id in [old, kept] {
+            fs::create_dir(directory.release(id)).unwrap();
+        }
+        let kept_ids = BTreeSet::from([kept]);
+        let other = Directory::open(Some(temp.path())).unwrap();
+        assert!(directory.set_aside_others(&kept_ids).is_empty(), "another agent may use it");
+        drop(other);
+        let aside = directory.set_aside_others(&kept_ids);
+        assert_eq!(aside.len(), 1);
+        assert!(aside[0].is_dir() && !directory.release(old).exists() && directory.release(kept).is_dir());
     }
 
     #[test]

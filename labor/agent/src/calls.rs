@@ -3,7 +3,9 @@
 //! Up to `concurrency` calls run in the plugin host, the others wait in order of arrival, within
 //! bounds: here, or while calls are short some of them in the [host](crate::ahead). Every call that
 //! wants an answer gets exactly one, unless its session ends before; an attempt of a stored task goes
-//! on without one.
+//! on without one. When another host takes over, what the one before has stays with it.
+
+mod hosts;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -11,6 +13,8 @@ use std::time::{Duration, Instant};
 use overseer_protocol::{CallErrorCode, Cause};
 
 use crate::ahead::Ahead;
+pub(crate) use hosts::HostNumber;
+use hosts::{Hosts, Present};
 
 /// Most calls that wait.
 pub(crate) const MAX_WAITING: usize = 4096;
@@ -19,6 +23,7 @@ pub(crate) const MAX_WAITING_BYTES: usize = 64 << 20;
 /// Time for a plugin to end a call that was cancelled or is past its deadline.
 pub(crate) const CANCEL_GRACE: Duration = Duration::from_secs(2);
 
+const NO_HOST: &str = "the plugin host is gone and is not started again";
 const NO_CALLS: &str =
     "the release is a program that takes no calls; load a plugin, or a program that serves";
 
@@ -47,17 +52,22 @@ pub(crate) enum Event<P, R> {
     Cancelled(u64),
     /// It ended in the host, or before it got there.
     Finished(u64, Result<R, (CallErrorCode, String)>),
-    /// A host is being started: calls wait for it.
+    /// A host is being started, and calls wait for it. One that is up finishes what it has.
     HostStarting,
-    /// With so many calls at once; with none it takes no calls.
+    /// This one takes calls from now on, so many at once; with none it takes no calls. One that was
+    /// up before finishes what it has.
     HostUp {
+        host: HostNumber,
         concurrency: u32,
     },
-    /// The host is gone. `restarts`: another one follows, so what waits may wait on.
+    /// A host is gone. `restarts`: another one follows the present one, so what waits may wait on.
     HostEnded {
+        host: HostNumber,
         cause: Cause,
         restarts: bool,
     },
+    /// None is there, and none comes.
+    NoHost,
     /// Take nothing new; what waits is refused.
     Draining,
     /// The session that the calls came over is gone: the Overseer has failed them already, but for
@@ -78,8 +88,10 @@ pub(crate) enum Effect<P, R> {
     Answer(u64, Outcome<R>),
     /// It is over, answered or not: its logs end.
     Over(u64),
-    /// A call did not end in time: end the host. `HostEnded` follows.
-    KillHost(Cause),
+    /// A call did not end in time: end its host. `HostEnded` follows.
+    KillHost(HostNumber, Cause),
+    /// A host that another one has followed has finished what it had.
+    Idle(HostNumber),
 }
 
 /// How a call ended.
@@ -93,19 +105,13 @@ pub(crate) enum Outcome<R> {
 enum State<P> {
     Waiting(NewCall<P>),
     Running {
+        host: HostNumber,
         cast: bool,
         stored: bool,
         given: Instant,
         run: Option<Duration>,
         stopping: Option<(CallErrorCode, Instant)>,
     },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Host {
-    Absent,
-    Starting,
-    Up { concurrency: u32 },
 }
 
 /// All calls of one agent.
@@ -119,11 +125,9 @@ pub(crate) struct Calls<P> {
     due: HashMap<u64, Instant>,
     waiting: usize,
     waiting_bytes: usize,
-    running: usize,
     ahead: Ahead,
-    host: Host,
+    hosts: Hosts,
     draining: bool,
-    killed: Option<Cause>,
 }
 
 impl<P> Default for Calls<P> {
@@ -135,19 +139,17 @@ impl<P> Default for Calls<P> {
             due: HashMap::new(),
             waiting: 0,
             waiting_bytes: 0,
-            running: 0,
             ahead: Ahead::default(),
-            host: Host::Absent,
+            hosts: Hosts::default(),
             draining: false,
-            killed: None,
         }
     }
 }
 
 impl<P> Calls<P> {
-    /// Calls in the host, whether they run there or wait.
+    /// Calls in a host, whether they run there or wait.
     pub(crate) fn running(&self) -> usize {
-        self.running
+        self.hosts.running()
     }
 
     /// Calls that wait for a slot.
@@ -167,15 +169,20 @@ impl<P> Calls<P> {
             Event::Arrived(call) => self.arrived(now, call, &mut effects),
             Event::Cancelled(id) => self.cancelled(now, id, &mut effects),
             Event::Finished(id, outcome) => self.finished(now, id, outcome, &mut effects),
-            Event::HostStarting => self.host = Host::Starting,
-            Event::HostUp { concurrency } => {
-                self.host = Host::Up { concurrency };
-                self.killed = None;
+            Event::HostStarting => self.replace(Present::Starting, &mut effects),
+            Event::HostUp { host, concurrency } => {
+                self.replace(Present::Up { host, concurrency }, &mut effects);
                 if concurrency == 0 {
                     self.refuse_waiting(CallErrorCode::NoMethod, NO_CALLS, &mut effects);
                 }
             }
-            Event::HostEnded { cause, restarts } => self.host_ended(cause, restarts, &mut effects),
+            Event::HostEnded { host, cause, restarts } => {
+                self.host_ended(host, cause, restarts, &mut effects);
+            }
+            Event::NoHost => {
+                self.replace(Present::Absent, &mut effects);
+                self.refuse_waiting(CallErrorCode::NotReady, NO_HOST, &mut effects);
+            }
             Event::Draining => {
                 self.draining = true;
                 let message = "the labor drains; send the call to another one";
@@ -195,9 +202,9 @@ impl<P> Calls<P> {
         }
         let refusal = if self.draining {
             Some((CallErrorCode::Draining, "the labor drains; send the call to another one"))
-        } else if self.host == (Host::Up { concurrency: 0 }) {
+        } else if matches!(self.hosts.present, Present::Up { concurrency: 0, .. }) {
             Some((CallErrorCode::NoMethod, NO_CALLS))
-        } else if self.host == Host::Absent {
+        } else if self.hosts.present == Present::Absent {
             Some((CallErrorCode::NotReady, "no release is up on the labor; load one first"))
         } else if self.waiting >= MAX_WAITING
             || self.waiting_bytes.saturating_add(call.bytes) > MAX_WAITING_BYTES
@@ -251,7 +258,7 @@ impl<P> Calls<P> {
         effects: &mut Vec<Effect<P, R>>,
     ) {
         // An answer to a call that is forgotten or was never ours changes nothing.
-        let Some(State::Running { cast, given, stopping, .. }) =
+        let Some(State::Running { host, cast, given, stopping, .. }) =
             self.calls.get(&id).filter(|c| matches!(c, State::Running { .. }))
         else {
             return;
@@ -265,20 +272,38 @@ impl<P> Calls<P> {
             (Err((CallErrorCode::Cancelled, message)), None) if self.draining => {
                 failed(CallErrorCode::HostEnded, format!("the labor ends: {message}"), Some(Cause::Asked))
             }
+            (Err((CallErrorCode::Cancelled, message)), None) if !self.hosts.is_present(*host) => {
+                let message = format!("the older version took too long to finish: {message}");
+                failed(CallErrorCode::HostEnded, message, Some(Cause::Asked))
+            }
             (Err((code, message)), None) => failed(code, message, None),
         };
         if !cast {
             effects.push(Effect::Answer(id, outcome));
         }
-        self.remove_running(id);
+        let idle = self.remove_running(id);
         effects.push(Effect::Over(id));
+        effects.extend(idle.map(Effect::Idle));
     }
 
-    fn host_ended<R>(&mut self, cause: Cause, restarts: bool, effects: &mut Vec<Effect<P, R>>) {
+    /// Another host takes calls, or none does. What the one before has stays with it.
+    fn replace<R>(&mut self, present: Present, effects: &mut Vec<Effect<P, R>>) {
+        effects.extend(self.hosts.replace(present).map(Effect::Idle));
+    }
+
+    fn host_ended<R>(
+        &mut self,
+        host: HostNumber,
+        cause: Cause,
+        restarts: bool,
+        effects: &mut Vec<Effect<P, R>>,
+    ) {
+        let present = self.hosts.is_present(host);
+        let of_it = |c: &State<P>| matches!(c, State::Running { host: of, .. } if *of == host);
+        let ids = self.ids(of_it);
         // We know better than the exit status why we ended it.
-        let cause = self.killed.take().unwrap_or(cause);
-        self.host = if restarts { Host::Starting } else { Host::Absent };
-        for id in self.ids(|c| matches!(c, State::Running { .. })) {
+        let cause = self.hosts.killed(host).cloned().unwrap_or(cause);
+        for id in ids {
             if let Some(State::Running { cast: false, stopping, .. }) = self.calls.get(&id) {
                 // The code is said before it.
                 let (code, message) = match stopping {
@@ -290,12 +315,12 @@ impl<P> Calls<P> {
             self.remove_running(id);
             effects.push(Effect::Over(id));
         }
-        if !restarts {
-            self.refuse_waiting(
-                CallErrorCode::NotReady,
-                "the plugin host is gone and is not started again",
-                effects,
-            );
+        self.hosts.gone(host);
+        if present && !restarts {
+            self.refuse_waiting(CallErrorCode::NotReady, NO_HOST, effects);
+        }
+        if present {
+            self.hosts.present = if restarts { Present::Starting } else { Present::Absent };
         }
     }
 
@@ -328,16 +353,15 @@ impl<P> Calls<P> {
                 Some(State::Running { stopping: None, .. }) => {
                     self.stop(now, id, CallErrorCode::RunDeadline, effects);
                 }
-                Some(State::Running { stopping: Some((code, since)), run, .. }) => {
+                Some(State::Running { host, stopping: Some((code, since)), run, .. }) => {
                     let mut had = now.saturating_duration_since(*since);
                     if *code == CallErrorCode::RunDeadline {
                         had += run.unwrap_or_default();
                     }
-                    if self.killed.is_none() && matches!(self.host, Host::Up { .. }) {
-                        let after_ms = u64::try_from(had.as_millis()).unwrap_or(u64::MAX);
-                        let cause = Cause::Hung { after_ms };
-                        self.killed = Some(cause.clone());
-                        effects.push(Effect::KillHost(cause));
+                    let after_ms = u64::try_from(had.as_millis()).unwrap_or(u64::MAX);
+                    let (host, cause) = (*host, Cause::Hung { after_ms });
+                    if self.hosts.kill(host, &cause) {
+                        effects.push(Effect::KillHost(host, cause));
                     }
                 }
                 None => {}
@@ -346,23 +370,26 @@ impl<P> Calls<P> {
     }
 
     fn start_waiting<R>(&mut self, now: Instant, effects: &mut Vec<Effect<P, R>>) {
-        let Host::Up { concurrency } = self.host else { return };
-        let (places, ahead) = (concurrency as usize, self.ahead.most());
-        while self.running < places + ahead && self.killed.is_none() {
+        let ahead = self.ahead.most();
+        while let Some((host, running, concurrency)) = self.hosts.open() {
+            let places = concurrency as usize;
+            if running >= places + ahead {
+                break;
+            }
             let Some(id) = self.queue.front().copied() else { break };
             let Some(State::Waiting(call)) = self.calls.get(&id) else {
                 self.queue.pop_front();
                 continue;
             };
-            if self.running >= places && (call.stored || concurrency == 0) {
+            if running >= places && (call.stored || concurrency == 0) {
                 break;
             }
             self.queue.pop_front();
             let Some(call) = self.remove_waiting(id) else { continue };
-            self.running += 1;
+            self.hosts.begin();
             self.set_deadline(id, call.run.map(|run| now + run));
             let NewCall { cast, stored, run, .. } = call;
-            self.calls.insert(id, State::Running { cast, stored, given: now, run, stopping: None });
+            self.calls.insert(id, State::Running { host, cast, stored, given: now, run, stopping: None });
             effects.push(Effect::Run(id, call.payload));
         }
         // Cancelled calls leave their number behind; do not let them gather.
@@ -405,11 +432,11 @@ impl<P> Calls<P> {
         }
     }
 
-    fn remove_running(&mut self, id: u64) {
+    /// The host that has nothing to do any more, if that was the last call of one that takes no others.
+    fn remove_running(&mut self, id: u64) -> Option<HostNumber> {
         self.set_deadline(id, None);
-        if self.calls.remove(&id).is_some() {
-            self.running -= 1;
-        }
+        let Some(State::Running { host, .. }) = self.calls.remove(&id) else { return None };
+        self.hosts.end(host).then_some(host)
     }
 
     fn set_deadline(&mut self, id: u64, at: Option<Instant>) {
@@ -438,5 +465,4 @@ fn failed<R>(code: CallErrorCode, message: String, cause: Option<Cause>) -> Outc
 }
 
 #[cfg(test)]
-#[path = "calls_tests.rs"]
 mod tests;

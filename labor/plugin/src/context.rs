@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::link::Link;
 use crate::record::{Body, Record};
-use crate::{PluginError, codec};
+use crate::{PluginError, codec, handover};
 
 /// A file in the Overseer's blobs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -34,6 +34,25 @@ impl StartContext {
     /// by the agent after the host's end.
     pub fn directory(&self) -> &Path {
         self.link.directory()
+    }
+
+    /// What the release that ran here before has [left](Self::leave) to this one, whose manifest says
+    /// `handover = true`; none where it left nothing, or where none ran.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    pub fn inherited(&self) -> Result<Option<Vec<u8>>, PluginError> {
+        handover::inherited().map_err(|e| PluginError::failed(format!("what was left cannot be read: {e}")))
+    }
+
+    /// Leaves bytes to the release that follows on this labor, up to
+    /// [`MAX_LEFT`](crate::handover::MAX_LEFT) of them; mostly in [`Plugin::stop`](crate::Plugin::stop).
+    /// The last that was left counts.
+    ///
+    /// # Errors
+    /// Too much, or it cannot be written.
+    pub fn leave(&self, bytes: &[u8]) -> Result<(), PluginError> {
+        handover::leave(bytes).map_err(|e| PluginError::failed(format!("nothing is left: {e}")))
     }
 
     /// Says that something happened. `data` travels as JSON, up to

@@ -17,6 +17,7 @@ pub mod codec;
 mod context;
 mod error;
 pub mod frame;
+pub mod handover;
 pub mod host;
 mod instance;
 mod link;

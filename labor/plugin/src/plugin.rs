@@ -41,6 +41,7 @@ pub trait Plugin: Send + Sync + Sized + 'static {
         Ok(())
     }
 
-    /// Called before the process ends in good order, when no call runs any more.
+    /// Called before the process ends in good order, when no call runs any more: the time to
+    /// [leave](StartContext::leave) something to the release that follows.
     fn stop(&self) {}
 }

@@ -93,6 +93,13 @@ impl ReleaseBuilder {
         self
     }
 
+    /// On a labor that runs another release it starts when that has stopped, with what that has left.
+    #[must_use]
+    pub fn handover(mut self, new: bool) -> Self {
+        self.manifest.handover = new;
+        self
+    }
+
     /// The machines that it runs on, if they are not of this program's own kind.
     #[must_use]
     pub fn target(mut self, triple: impl Into<String>) -> Self {

@@ -28,6 +28,9 @@ pub struct Manifest {
     pub kind: Kind,
     /// When what runs the release is started again.
     pub restart: Restart,
+    /// On a labor that runs another release it starts when that has stopped, with what that has left;
+    /// else both run until the other one has finished its calls.
+    pub handover: bool,
     /// Added to the environment of what runs the release.
     pub environment: BTreeMap<String, String>,
 }
@@ -122,7 +125,7 @@ impl Manifest {
     fn with_kind(name: String, version: Version, entry: String, kind: Kind) -> Self {
         let restart = Restart::default_of(&kind);
         let target = HOST_TARGET.to_owned();
-        Self { name, version, target, entry, kind, restart, environment: BTreeMap::new() }
+        Self { name, version, target, entry, kind, restart, handover: false, environment: BTreeMap::new() }
     }
 
     /// Checks every value.
@@ -200,6 +203,8 @@ pub(crate) struct Flat {
     #[serde(skip_serializing_if = "Option::is_none")]
     mode: Option<Mode>,
     restart: Option<Restart>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    handover: bool,
     #[serde(default)]
     environment: BTreeMap<String, String>,
 }
@@ -227,6 +232,7 @@ impl From<Manifest> for Flat {
             args,
             mode,
             restart: Some(manifest.restart),
+            handover: manifest.handover,
             environment: manifest.environment,
         }
     }
@@ -263,6 +269,7 @@ impl TryFrom<Flat> for Manifest {
             entry,
             restart: flat.restart.unwrap_or_else(|| Restart::default_of(&kind)),
             kind,
+            handover: flat.handover,
             environment: flat.environment,
         };
         manifest.check()?;

@@ -5,7 +5,7 @@ use std::future::Future;
 use overseer_plugin::record::Record;
 use overseer_protocol::{Cause, Facts, ReleaseId};
 
-use crate::core::WhatNext;
+use crate::core::{UpgradeStatus, WhatNext};
 use crate::fleet::Fleet;
 use crate::labor::Labor;
 
@@ -33,10 +33,15 @@ pub enum FleetEvent {
     PluginHost {
         /// Which.
         labor: Labor,
-        /// `started`, `exited`, `restarting` or `gave_up`.
+        /// `started`, `exited`, `restarting`, `gave_up`; or `retired`: one of an older release has ended.
         what: String,
         /// Why, where it ended.
         cause: Option<Cause>,
+    },
+    /// An [upgrade](crate::FleetHandle::upgrade) is over.
+    Upgraded {
+        /// Its end.
+        status: UpgradeStatus,
     },
     /// Callbacks came faster than they were taken; so many of the oldest were dropped since the last
     /// time this was said. [`FleetHandle::which_children`](crate::FleetHandle::which_children)

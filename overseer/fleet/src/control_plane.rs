@@ -181,7 +181,7 @@ impl ControlPlaneBuilder {
             tracer: self.tracer,
             logs,
             claims,
-            releases: KeptReleases::new(data.path()),
+            releases: Arc::new(KeptReleases::new(data.path())),
             authorities: RwLock::new(Arc::new(authorities)),
             rotating: tokio::sync::Mutex::default(),
             listening,
@@ -235,7 +235,7 @@ struct Inner {
     metrics: PlaneMetrics,
     tracer: Option<Tracer>,
     claims: Claims,
-    releases: KeptReleases,
+    releases: Arc<KeptReleases>,
     authorities: RwLock<Arc<Authorities>>,
     /// One change of them at a time.
     rotating: tokio::sync::Mutex<()>,
@@ -358,8 +358,8 @@ impl ControlPlane {
         Arc::clone(&self.inner.payloads)
     }
 
-    pub(crate) fn releases(&self) -> &KeptReleases {
-        &self.inner.releases
+    pub(crate) fn releases(&self) -> Arc<KeptReleases> {
+        Arc::clone(&self.inner.releases)
     }
 
     pub(crate) fn claims(&self) -> &Claims {

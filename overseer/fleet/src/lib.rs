@@ -67,8 +67,13 @@ pub use cache_directory::{cache_directory, labor_cache};
 pub use call::{CallError, CallOptions};
 pub use callbacks::{BoxError, FleetEvent, Overseer, Quiet};
 pub use control_plane::ControlPlane;
-pub use core::{AtCapacity, Backoff, Deadlines, Escalation, Requeue, Restart, TaskCount, WhatNext};
-pub use fleet::{Count, Fleet, FleetBuilder, FleetHandle, Invitation, InviteError};
+pub use core::{
+    AtCapacity, Backoff, Deadlines, Escalation, Requeue, Restart, TaskCount, UpgradeOptions, UpgradeStage,
+    UpgradeStatus, WhatNext,
+};
+pub use fleet::{
+    Count, Fleet, FleetBuilder, FleetHandle, Invitation, InviteError, NotUpgraded, UpgradeError, Upgrading,
+};
 pub use init::{MainError, init, run};
 pub use labor::{Labor, Status};
 pub use overseer_adapter as adapter;

@@ -3,7 +3,7 @@
 mod kept;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub(crate) use self::kept::KeptReleases;
 use overseer_protocol::ReleaseId;
@@ -69,13 +69,13 @@ impl Release {
         Ok(Self { package, own_key: None, directory: None })
     }
 
-    /// Packs a release within this process and signs it with a key of its own, which the
-    /// labors of a fleet with this release trust.
+    /// Packs a release within this process and signs it with a key that this process makes once, and
+    /// that the labors of a fleet with such a release trust.
     ///
     /// # Errors
     /// Any [`ReleaseError`].
     pub fn pack(builder: ReleaseBuilder) -> Result<Self, ReleaseError> {
-        let key = SigningKey::ephemeral()?;
+        let key = own_key()?;
         let directory = tempfile::tempdir().map_err(ReleaseError::Temporary)?;
         let path = directory.path().join("packed.release");
         builder.sign(&key).write(&path)?;
@@ -111,6 +111,17 @@ impl Release {
     pub(crate) fn package(&self) -> Arc<Package> {
         Arc::clone(&self.package)
     }
+}
+
+/// One for all that this process packs: a fleet that trusts one release of it can be upgraded to
+/// another.
+fn own_key() -> Result<SigningKey, KeyError> {
+    static KEY: OnceLock<SigningKey> = OnceLock::new();
+    if let Some(key) = KEY.get() {
+        return Ok(key.clone());
+    }
+    let key = SigningKey::ephemeral()?;
+    Ok(KEY.get_or_init(|| key).clone())
 }
 
 /// The path of `lib<name>.so`: in the program's directory or in `deps/` of it, where cargo puts

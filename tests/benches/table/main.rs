@@ -2,8 +2,8 @@
 //! a floor of the same run or a recorded peer, with the library's default settings.
 //!
 //! `-- --json` prints the rows as JSON, `-- WORD` only measures the groups whose name has the
-//! word in it: `start`, `calls`, `telemetry`, `loss`, `shipping`, `stop`, `build`,
-//! `served`, `memory`.
+//! word in it: `start`, `calls`, `telemetry`, `loss`, `shipping`, `upgrade`,
+//! `stop`, `build`, `served`, `memory`.
 
 mod bench;
 mod build;
@@ -18,6 +18,7 @@ mod shipping;
 mod start;
 mod stop;
 mod telemetry;
+mod upgrade;
 
 use std::future::Future;
 
@@ -61,8 +62,8 @@ fn main() -> Result<(), overseer::MainError> {
     })
 }
 
-const GROUPS: [&str; 9] =
-    ["start", "calls", "telemetry", "loss", "shipping", "stop", "build", "served", "memory"];
+const GROUPS: [&str; 10] =
+    ["start", "calls", "telemetry", "loss", "shipping", "upgrade", "stop", "build", "served", "memory"];
 
 async fn measure(group: &str, bench: &Bench) -> Result<Vec<Row>, BoxError> {
     match group {
@@ -71,6 +72,7 @@ async fn measure(group: &str, bench: &Bench) -> Result<Vec<Row>, BoxError> {
         "telemetry" => on_the_heap(telemetry::rows(bench)).await,
         "loss" => on_the_heap(loss::rows(bench)).await,
         "shipping" => on_the_heap(shipping::rows(bench)).await,
+        "upgrade" => on_the_heap(upgrade::rows(bench)).await,
         "stop" => on_the_heap(stop::rows(bench)).await,
         "build" => build::rows(bench),
         "served" => on_the_heap(served::rows()).await,

@@ -191,7 +191,7 @@ impl World {
         if first {
             self.fleet_event(Event::Joined(life));
         }
-        self.fleet_event(Event::Attached { life, session, ready, draining });
+        self.fleet_event(Event::Attached { life, session, ready, release: None, draining });
     }
 
     /// Says something over the session of an agent, if it has one.
@@ -279,11 +279,11 @@ impl World {
         let Some(node) = self.nodes.get_mut(&life) else { return };
         if good {
             node.ready = true;
-            self.say(life, Up::Event(Event::Loaded(life)));
-            self.say(life, Up::Event(Event::Ready(life)));
+            self.say(life, Up::Event(Event::Loaded(life, None)));
+            self.say(life, Up::Event(Event::Ready(life, None)));
         } else {
             let cause = Cause::BootFailed { phase: overseer::BootPhase::Load, reason: "no room".into() };
-            self.say(life, Up::Event(Event::Failed(life, cause)));
+            self.say(life, Up::Event(Event::NotLoaded(life, None, cause)));
         }
     }
 

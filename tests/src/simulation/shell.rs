@@ -158,7 +158,7 @@ impl World {
                 assert!(!server.fleet.is_invited(life.labor), "an adapter is asked for {life:?}");
                 self.terminate(life);
             }
-            Effect::Load(life, session) => self.order(life, session, Down::Load),
+            Effect::Load(life, session, _) => self.order(life, session, Down::Load),
             Effect::SendDrain(life, session) => self.order(life, session, Down::Drain),
             Effect::SendShutdown(life, session, _) => self.order(life, session, Down::Shutdown),
             Effect::CloseSession(life, which) => self.close(life, which),
@@ -177,7 +177,12 @@ impl World {
                     self.labor_write(Write::Forget(labor));
                 }
             }
-            Effect::OpenForCalls(..) | Effect::CloseForCalls(_) | Effect::Tell(_) | Effect::Stops(_) => {}
+            Effect::OpenForCalls(..)
+            | Effect::CloseForCalls(_)
+            | Effect::Changed(..)
+            | Effect::Upgraded(_)
+            | Effect::Tell(_)
+            | Effect::Stops(_) => {}
         }
     }
 

@@ -100,9 +100,9 @@ async fn a_report_that_makes_no_sense_costs_nobody_but_its_labor() {
     for kind in nonsense {
         reports.send(reports_of(kind)).await.unwrap();
     }
+    let release = scene.fleet.release().unwrap().id().to_string();
     // A labor that says it cannot load is ended with what it says, though that is no cause of ours.
-    let failed =
-        overseer_protocol::proto::LoadFailed { cause: b"{\xff".to_vec().into(), ..Default::default() };
+    let failed = overseer_protocol::proto::LoadFailed { cause: b"{\xff".to_vec().into(), release };
     reports.send(reports_of(Some(report::Kind::LoadFailed(failed)))).await.unwrap();
     let life = within("the next life", labor.wait_for(|s| s.generation.0 == 2)).await;
     assert!(life.generation.0 == 2);

@@ -8,7 +8,7 @@ use overseer_protocol::{Attempt, CallErrorCode, Cause, INLINE_PAYLOAD, LogStream
 use tokio::task::AbortHandle;
 
 use super::{Agent, work};
-use crate::calls::{Effect, Event, NewCall, Outcome};
+use crate::calls::{Effect, Event, HostNumber, NewCall, Outcome};
 
 /// What the host needs to run a call.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +40,8 @@ pub(super) struct Open {
     /// Where it is traced.
     trace: String,
     spent: Spending,
+    /// The host that it was given to, or is to be given to when its payload has come.
+    host: HostNumber,
     pub(super) fetching: Option<AbortHandle>,
 }
 
@@ -54,15 +56,18 @@ impl Spending {
     fn until(self, end: Instant) -> Spent {
         let given = self.given.unwrap_or(end);
         Spent {
+            host: 0,
             waited: self.came.map_or(Duration::ZERO, |came| given.saturating_duration_since(came)),
             ran: self.given.map_or(Duration::ZERO, |given| end.saturating_duration_since(given)),
         }
     }
 }
 
-/// How long a call that is traced waited here, and how long it was in the host.
+/// Where a call ran; and if it is traced, how long it waited here, and how long it was in the host.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Spent {
+    /// 0: nowhere.
+    host: HostNumber,
     waited: Duration,
     ran: Duration,
 }
@@ -89,7 +94,8 @@ impl Answered {
         };
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let (waited_us, ran_us) = (micros(self.spent.waited), micros(self.spent.ran));
-        proto::CallResult { id, outcome: Some(outcome), task, attempt, waited_us, ran_us }
+        let incarnation = self.spent.host;
+        proto::CallResult { id, outcome: Some(outcome), task, attempt, waited_us, ran_us, incarnation }
     }
 }
 
@@ -122,6 +128,7 @@ impl Agent {
                 came: (!call.traceparent.is_empty()).then(Instant::now),
                 ..Spending::default()
             },
+            host: 0,
             fetching: None,
         };
         self.open.insert(call.id, open);
@@ -163,16 +170,18 @@ impl Agent {
                 Effect::Stop(id) => self.stop_call(id),
                 Effect::Answer(id, outcome) => self.answer(id, outcome),
                 Effect::Over(id) => self.call_over(id),
-                Effect::KillHost(cause) => {
+                Effect::KillHost(host, cause) => {
                     tracing::warn!("the plugin host is ended: {cause}");
-                    self.hosting.kill(cause);
+                    self.hosting.lives.kill(host, cause);
                 }
+                Effect::Idle(host) => self.on_idle(host),
             }
         }
     }
 
     fn run_call(&mut self, id: u64, payload: Payload) {
         let Some(open) = self.open.get_mut(&id) else { return };
+        open.host = self.hosting.incarnation;
         open.method = payload.method;
         open.trace = payload.trace;
         match payload.what {
@@ -189,21 +198,21 @@ impl Agent {
         if !open.trace.is_empty() {
             open.spent.given = Some(Instant::now());
         }
-        match self.hosting.host() {
-            Some(host) => host.call(id, open.cast, &open.trace, &open.method, payload),
+        match self.hosting.lives.get(open.host) {
+            Some(life) => life.host.call(id, open.cast, &open.trace, &open.method, payload),
             // It has ended meanwhile, and its end answers the call.
             None => tracing::debug!("call {id} came too late for its host"),
         }
     }
 
     fn stop_call(&mut self, id: u64) {
-        let fetching = self.open.get_mut(&id).and_then(|open| open.fetching.take());
-        if let Some(fetching) = fetching {
+        let Some(open) = self.open.get_mut(&id) else { return };
+        if let Some(fetching) = open.fetching.take() {
             fetching.abort();
             let message = "cancelled before it ran".to_owned();
             self.calls_event(Event::Finished(id, Err((CallErrorCode::Cancelled, message))));
-        } else if let Some(host) = self.hosting.host() {
-            host.cancel(id);
+        } else if let Some(life) = self.hosting.lives.get(open.host) {
+            life.host.cancel(id);
         }
     }
 
@@ -233,10 +242,11 @@ impl Agent {
             outcome => outcome,
         };
         let open = self.open.get(&id);
-        let spent = match open {
+        let mut spent = match open {
             Some(open) if open.spent.came.is_some() => open.spent.until(Instant::now()),
             _ => Spent::default(),
         };
+        spent.host = open.map_or(0, |open| open.host);
         match open.filter(|open| open.stored) {
             Some(open) => {
                 let (task, attempt) = (open.task, open.attempt);
@@ -268,7 +278,7 @@ impl Agent {
     }
 
     /// Bytes that the host wrote: for one call, or outside of any.
-    pub(super) fn on_log(&mut self, call: Option<u64>, stream: String, data: &[u8]) {
+    pub(super) fn on_log(&mut self, host: HostNumber, call: Option<u64>, stream: String, data: &[u8]) {
         if !LogStream::good_name(&stream) {
             tracing::warn!("{stream:?} is no name for a log stream; use up to 64 of a-z A-Z 0-9 . _ -");
             return;
@@ -285,7 +295,7 @@ impl Agent {
                 }
                 LogStream { task: open.task, attempt: open.attempt, stream }
             }
-            None => match self.hosting.stream(stream) {
+            None => match self.hosting.lives.get_mut(host).and_then(|life| life.stream(stream)) {
                 Some(name) => name,
                 None => return,
             },

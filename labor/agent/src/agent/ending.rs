@@ -146,10 +146,12 @@ impl Agent {
         self.ending = Ending::Stopping { cause, exit };
         // What has not begun does not begin any more, and its caller is told just that.
         self.calls_event(Event::Draining);
-        match self.hosting.host().cloned() {
+        if self.hosting.lives.is_empty() {
+            return self.on_host_stopped();
+        }
+        for life in self.hosting.lives.all() {
             // Its end comes as its last output, behind its results and logs.
-            Some(host) => drop(self.work.spawn(work::stop(host))),
-            None => self.on_host_stopped(),
+            self.work.spawn(work::stop(life.host.clone()));
         }
     }
 

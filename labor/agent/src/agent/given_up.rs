@@ -37,6 +37,7 @@ impl Agent {
                 what: "gave_up".to_owned(),
                 cause: given_up.cause.to_bytes().into(),
                 incarnation: self.hosting.incarnation,
+                release: given_up.release.to_string(),
             };
             self.outbox.behind_results(Kind::HostEvent(event));
         }

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overseer_protocol::proto::{self, report::Kind};
-use overseer_protocol::{Attempt, BootPhase, Cause, LogStream, ReleaseId, TaskId};
+use overseer_protocol::{BootPhase, Cause, ReleaseId, TaskId};
 use overseer_release::{Kind as ReleaseKind, Mode, Restart};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::given_up::GivenUp;
+use super::lives::{Life, Lives};
+use super::upgrade::HandOver;
 use super::{Agent, Work};
-use crate::calls::Event;
+use crate::calls::{Event, HostNumber};
 use crate::host::{Host, HostInfo, HostKind, HostOutput, HostSpec};
 use crate::load::{LoadError, Loaded};
 use crate::marker;
@@ -22,49 +24,57 @@ use crate::tells::Told;
 
 /// Time for a host to start when the order names none.
 pub(super) const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time for an older release to finish what it has when the order names none.
+pub(super) const DRAIN: Duration = Duration::from_secs(60);
 const HEALTH_EVERY: Duration = Duration::from_secs(10);
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(10);
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Messages of the host that wait for the agent.
 pub(super) const OUTPUT: usize = 64;
-/// Log streams outside of calls, in one life of the host.
-const MAX_STREAMS: usize = 64;
 
 /// What should run, and what does.
 #[derive(Default)]
 pub(super) struct Hosting {
-    wanted: Option<Wanted>,
+    pub(super) wanted: Option<Wanted>,
     loading: Option<AbortHandle>,
     /// What the last load took, when the Overseer has not been told.
     untold: Option<proto::Loaded>,
-    loaded: Option<Arc<Loaded>>,
-    pub(super) host: Option<Host>,
+    /// What the present host runs, or the next one.
+    pub(super) loaded: Option<Arc<Loaded>>,
+    pub(super) lives: Lives,
     concurrency: u32,
-    starting: bool,
-    pub(super) output: Option<mpsc::Receiver<HostOutput>>,
-    /// Which life of the host this is, from 1.
-    pub(super) incarnation: u32,
+    /// The host that is being started.
+    starting: Option<HostNumber>,
+    /// The newest host that was up.
+    pub(super) incarnation: HostNumber,
     /// How many were started.
-    starts: u32,
+    starts: HostNumber,
     intensity: Intensity,
     restart_at: Option<Instant>,
-    health_at: Option<Instant>,
-    /// Why we ended it ourselves.
-    pub(super) killed: Option<Cause>,
+    pub(super) health_at: Option<Instant>,
     pub(super) last_cause: Option<Cause>,
     /// No host follows the last one.
     pub(super) given_up: Option<GivenUp>,
-    /// Owns what the host writes outside of calls.
-    pub(super) task: Option<TaskId>,
-    pub(super) streams: Vec<String>,
+    /// A release that waits for what the one before leaves to it.
+    pub(super) hand_over: Option<HandOver>,
 }
 
+/// The last order to load.
 #[derive(Debug, Clone, Copy)]
-struct Wanted {
-    id: ReleaseId,
-    loading: bool,
-    restart: bool,
-    start_timeout: Duration,
+pub(super) struct Wanted {
+    pub(super) id: ReleaseId,
+    pub(super) loading: bool,
+    pub(super) order: LoadOrder,
+}
+
+/// How it is to be run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LoadOrder {
+    /// A host that ends is started again.
+    pub(super) restart: bool,
+    pub(super) start_timeout: Duration,
+    /// For the host before it to finish what it has.
+    pub(super) drain: Duration,
 }
 
 /// The outcome of a start.
@@ -72,7 +82,7 @@ pub(super) struct Started {
     loaded: Arc<Loaded>,
     /// After an order to load; else it is a restart.
     first: bool,
-    incarnation: u32,
+    number: HostNumber,
     /// What it said before it was up.
     early: Vec<HostOutput>,
     output: mpsc::Receiver<HostOutput>,
@@ -80,41 +90,38 @@ pub(super) struct Started {
 }
 
 impl Hosting {
-    pub(super) fn take(&mut self) -> Option<Host> {
-        self.host.take()
-    }
-
+    /// The one that takes calls.
     pub(super) fn host(&self) -> Option<&Host> {
-        self.host.as_ref()
-    }
-
-    /// Ends the host now; its end is reported with this cause.
-    pub(super) fn kill(&mut self, cause: Cause) {
-        if let Some(host) = &self.host {
-            self.killed = Some(cause);
-            host.kill();
-        }
+        self.lives.present().map(|life| &life.host)
     }
 
     /// Whether the host of another order is on its way.
     fn another_comes(&self) -> bool {
-        self.starting || self.wanted.is_some_and(|w| w.loading)
+        self.starting.is_some() || self.hand_over.is_some() || self.is_loading()
     }
 
-    /// Whether this release is up or about to be.
+    /// Whether this release is up.
     pub(super) fn runs_already(&self, id: ReleaseId) -> bool {
-        let here = self.loaded.as_ref().is_some_and(|l| l.id == id);
-        here && self.wanted.is_some_and(|w| w.id == id && !w.loading) && self.host.is_some()
+        self.lives.present().is_some_and(|life| life.loaded.id == id)
+    }
+
+    /// What runs is wanted; what was on its way is not any more.
+    pub(super) fn stay(&mut self, id: ReleaseId, order: LoadOrder) {
+        self.wanted = Some(Wanted { id, loading: false, order });
+        self.nothing_loads();
     }
 
     /// Notes what is ordered; true when it is to be loaded now.
-    pub(super) fn order(&mut self, id: ReleaseId, restart: bool, start_timeout: Duration) -> bool {
+    pub(super) fn order(&mut self, id: ReleaseId, order: LoadOrder) -> bool {
         let same = self.wanted.filter(|w| w.id == id);
         let loads = same.is_some_and(|w| w.loading);
-        let runs = self.starting || self.host.is_some() || self.restart_at.is_some();
+        let runs = self.starting.is_some()
+            || self.hand_over.is_some()
+            || self.lives.present().is_some()
+            || self.restart_at.is_some();
         let busy = loads || (same.is_some() && runs);
         let loading = loads || !busy;
-        self.wanted = Some(Wanted { id, loading, restart, start_timeout });
+        self.wanted = Some(Wanted { id, loading, order });
         !busy
     }
 
@@ -126,42 +133,41 @@ impl Hosting {
     /// What is wanted now is being loaded. Nobody waits for what was wanted before, and it might go on
     /// for as long as it cannot be fetched.
     pub(super) fn loads(&mut self, loading: AbortHandle) {
-        if let Some(before) = self.loading.replace(loading) {
+        self.nothing_loads();
+        self.loading = Some(loading);
+    }
+
+    pub(super) fn nothing_loads(&mut self) {
+        if let Some(before) = self.loading.take() {
             before.abort();
         }
     }
 
+    /// Nothing is to run any more.
+    pub(super) fn forget(&mut self) {
+        self.nothing_loads();
+        (self.wanted, self.loaded, self.untold, self.restart_at) = (None, None, None, None);
+        (self.health_at, self.given_up, self.hand_over) = (None, None, None);
+    }
+
     pub(super) fn ready(&self) -> Option<proto::Ready> {
-        let loaded = self.loaded.as_ref().filter(|_| self.host.is_some())?;
+        let life = self.lives.present()?;
         Some(proto::Ready {
-            release: loaded.id.to_string(),
-            name: loaded.manifest.name.clone(),
-            release_version: loaded.manifest.version.to_string(),
+            release: life.loaded.id.to_string(),
+            name: life.loaded.manifest.name.clone(),
+            release_version: life.loaded.manifest.version.to_string(),
             concurrency: self.concurrency,
+            incarnation: life.number,
         })
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        [self.restart_at, self.health_at].into_iter().flatten().min()
+        [self.restart_at, self.health_at, self.lives.next_deadline()].into_iter().flatten().min()
     }
 
-    /// The log stream of what the host writes outside of calls.
-    pub(super) fn stream(&mut self, stream: String) -> Option<LogStream> {
-        if !self.streams.contains(&stream) {
-            if self.streams.len() >= MAX_STREAMS {
-                return None;
-            }
-            self.streams.push(stream.clone());
-        }
-        Some(LogStream { task: self.task?, attempt: Attempt(self.incarnation), stream })
-    }
-}
-
-/// The next message of the host, if there is one; pends without.
-pub(super) async fn receive(output: &mut Option<mpsc::Receiver<HostOutput>>) -> Option<HostOutput> {
-    match output {
-        Some(output) => output.recv().await,
-        None => std::future::pending().await,
+    /// When one that takes no more calls has to have finished.
+    pub(super) fn stop_by(&self) -> Instant {
+        Instant::now() + self.wanted.map_or(Duration::ZERO, |wanted| wanted.order.drain)
     }
 }
 
@@ -183,14 +189,14 @@ impl Agent {
                 self.say_loaded(id);
                 self.hosting.intensity = Intensity::default();
                 self.hosting.restart_at = None;
-                self.start_host(Arc::new(loaded), true);
+                self.start_release(Arc::new(loaded));
             }
             Err(error) => self.load_failed(id, error.cause()),
         }
     }
 
     /// An order to load came to nothing. What ran before it runs on.
-    fn load_failed(&mut self, id: ReleaseId, cause: Cause) {
+    pub(super) fn load_failed(&mut self, id: ReleaseId, cause: Cause) {
         if !self.tells.failed(&cause) {
             tracing::warn!("release {} does not run: {cause}", id.short());
         }
@@ -199,8 +205,9 @@ impl Agent {
             cause: cause.to_bytes().into(),
         }));
         let hosting = &mut self.hosting;
-        if hosting.host.is_none() && !hosting.starting && hosting.restart_at.is_none() {
-            self.calls_event(Event::HostEnded { cause, restarts: false });
+        let comes = hosting.starting.is_some() || hosting.restart_at.is_some() || hosting.hand_over.is_some();
+        if hosting.host().is_none() && !comes {
+            self.calls_event(Event::NoHost);
         } else if let (Some(wanted), Some(loaded)) = (&mut hosting.wanted, &hosting.loaded) {
             wanted.id = loaded.id;
         }
@@ -217,15 +224,15 @@ impl Agent {
         self.report(Kind::Loaded(loaded.unwrap_or_else(plain)));
     }
 
-    fn start_host(&mut self, loaded: Arc<Loaded>, first: bool) {
+    pub(super) fn start_host(&mut self, loaded: Arc<Loaded>, first: bool) {
         let Some(wanted) = self.hosting.wanted else { return };
-        self.hosting.starting = true;
         self.hosting.starts += 1;
-        let incarnation = self.hosting.starts;
-        if self.hosting.host.is_none() {
+        let number = self.hosting.starts;
+        self.hosting.starting = Some(number);
+        if self.hosting.host().is_none() {
             self.calls_event(Event::HostStarting);
         }
-        let spec = self.host_spec(&loaded, wanted.start_timeout);
+        let spec = self.host_spec(&loaded, number, wanted.order.start_timeout);
         self.work.spawn(async move {
             let (tx, mut output) = mpsc::channel(OUTPUT);
             let mut early = Vec::new();
@@ -233,12 +240,17 @@ impl Agent {
                 Ok(spec) => start(spec, tx, &mut output, &mut early).await,
                 Err(cause) => Err(cause),
             };
-            let started = Started { loaded, first, incarnation, early, output, outcome };
+            let started = Started { loaded, first, number, early, output, outcome };
             Work::Started(Box::new(started))
         });
     }
 
-    fn host_spec(&self, loaded: &Loaded, start_timeout: Duration) -> Result<HostSpec, Cause> {
+    fn host_spec(
+        &self,
+        loaded: &Loaded,
+        number: HostNumber,
+        start_timeout: Duration,
+    ) -> Result<HostSpec, Cause> {
         let entry = loaded.directory.join(&loaded.manifest.entry);
         let what = match &loaded.manifest.kind {
             ReleaseKind::Plugin { .. } => HostKind::Plugin { library: entry },
@@ -257,6 +269,7 @@ impl Agent {
             environment.insert(marker::VARIABLE.to_owned(), mark);
         }
         let directory = self.directory.work();
+        environment.extend(self.hand_over_environment(&directory, number));
         let another_user = self.confinement.as_ref().is_some_and(|confinement| confinement.has_user());
         self.directory.make_work(another_user).map_err(|error| Cause::BootFailed {
             phase: BootPhase::Start,
@@ -278,28 +291,29 @@ impl Agent {
     }
 
     pub(super) fn on_started(&mut self, started: Started) {
-        let Started { loaded, first, incarnation, early, output, outcome } = started;
-        self.hosting.starting = false;
+        let Started { loaded, first, number, early, output, outcome } = started;
+        self.hosting.starting.take_if(|starting| *starting == number);
         let current = self.hosting.wanted.is_some_and(|w| w.id == loaded.id && !w.loading);
         match outcome {
             Ok((host, _)) if !current || self.ending.is_stopping() => {
                 self.work.spawn(stop(host, output));
             }
             Ok((host, info)) => {
-                self.retire_older();
-                self.hosting.incarnation = incarnation;
-                self.adopt(loaded, first, output, host, info);
-                early.into_iter().for_each(|output| self.on_host(output));
+                let life = Life::new(number, host, output, loaded, self.host_task());
+                self.adopt(life, first, info);
+                early.into_iter().for_each(|output| self.on_host(number, output));
             }
-            Err(cause) if first && current => {
-                self.keep_last_words(incarnation, early);
-                self.load_failed(loaded.id, cause);
+            Err(cause) => {
+                self.keep_last_words(number, early);
+                if current && !self.ending.is_stopping() {
+                    if first {
+                        self.not_started(&loaded, cause);
+                    } else {
+                        self.said_exited(number, &cause);
+                        self.host_is_gone(cause);
+                    }
+                }
             }
-            Err(cause) if current => {
-                self.keep_last_words(incarnation, early);
-                self.host_is_gone(cause);
-            }
-            Err(_) => {}
         }
     }
 
@@ -307,77 +321,81 @@ impl Agent {
         self.standing.pass().map(|p| TaskId::of_host(p.identity.labor, p.identity.generation))
     }
 
-    /// An upgrade: the new one is up, so the old one may go.
-    fn retire_older(&mut self) {
-        let (Some(old), Some(output)) = (self.hosting.host.take(), self.hosting.output.take()) else {
-            return;
-        };
-        self.end_host_streams();
-        self.calls_event(Event::HostEnded { cause: Cause::Asked, restarts: true });
-        self.work.spawn(stop(old, output));
-    }
-
-    fn adopt(
-        &mut self,
-        loaded: Arc<Loaded>,
-        first: bool,
-        output: mpsc::Receiver<HostOutput>,
-        host: Host,
-        info: HostInfo,
-    ) {
-        let task = self.host_task();
+    /// It takes calls from now on. One before it, of another release, finishes what it has.
+    fn adopt(&mut self, life: Life, first: bool, info: HostInfo) {
+        let stop_by = self.hosting.stop_by();
         let hosting = &mut self.hosting;
-        hosting.host = Some(host);
-        hosting.output = Some(output);
-        hosting.killed = None;
-        hosting.concurrency = info.concurrency;
-        hosting.task = task;
+        let (host, release, concurrency) = (life.number, life.loaded.id, info.concurrency);
+        hosting.incarnation = host;
+        hosting.concurrency = concurrency;
         hosting.health_at = Some(Instant::now() + HEALTH_EVERY);
-        self.standing.runs(&loaded.id.to_string(), true, info.concurrency);
-        hosting.loaded = Some(loaded);
+        hosting.loaded = Some(life.loaded.clone());
+        self.standing.runs(&release.to_string(), true, concurrency);
+        hosting.lives.begin(life, stop_by);
         if !first {
-            self.host_event("started", None);
+            self.host_event("started", host, release, None);
         }
         self.say_ready();
         self.tells.tell(&Told::Ready);
-        self.calls_event(Event::HostUp { concurrency: info.concurrency });
+        self.calls_event(Event::HostUp { host, concurrency });
+        self.started_well();
     }
 
-    pub(super) fn host_is_gone(&mut self, cause: Cause) {
-        self.hosting.host = None;
-        self.hosting.output = None;
-        self.hosting.health_at = None;
-        self.hosting.last_cause = Some(cause.clone());
-        self.end_host_streams();
-        let Some(loaded) = self.hosting.loaded.clone() else { return };
-        self.standing.runs(&loaded.id.to_string(), false, 0);
-        self.host_event("exited", Some(&cause));
-        if self.ending.is_stopping() {
-            self.calls_event(Event::HostEnded { cause, restarts: false });
-            self.on_host_stopped();
-            return;
+    /// A host has ended, with all that it said.
+    pub(super) fn on_host_ended(&mut self, number: HostNumber, cause: Cause) {
+        let Some((life, present)) = self.hosting.lives.remove(number) else { return };
+        life.streams().for_each(|stream| self.logs.end(&stream));
+        let cause = life.killed.clone().unwrap_or(cause);
+        if present {
+            self.said_exited(number, &cause);
         }
-        if self.hosting.another_comes() {
-            self.calls_event(Event::HostEnded { cause, restarts: true });
-            return;
+        let ends = self.ending.is_stopping();
+        let restarts = present && !ends && (self.hosting.another_comes() || self.restarts(&cause));
+        self.calls_event(Event::HostEnded { host: number, cause: cause.clone(), restarts });
+        match (ends, present) {
+            (true, _) if self.hosting.lives.is_empty() => self.on_host_stopped(),
+            (true, _) => {}
+            (false, true) => self.host_is_gone(cause),
+            (false, false) => self.retired_is_gone(&life, &cause),
         }
-        let policy = match loaded.manifest.restart {
+    }
+
+    /// What should run does not.
+    fn said_exited(&self, number: HostNumber, cause: &Cause) {
+        if let Some(loaded) = &self.hosting.loaded {
+            self.standing.runs(&loaded.id.to_string(), false, 0);
+            self.host_event("exited", number, loaded.id, Some(cause));
+        }
+    }
+
+    /// Whether a host that ended so is started again, as far as manifest and order say.
+    fn restarts(&self, cause: &Cause) -> bool {
+        let policy = self.hosting.loaded.as_ref().is_some_and(|loaded| match loaded.manifest.restart {
             Restart::Always => true,
             Restart::OnFailure => !cause.is_normal(),
             Restart::Never => false,
-        };
-        let ordered = self.hosting.wanted.is_some_and(|w| w.restart);
-        if !policy || !ordered {
-            self.calls_event(Event::HostEnded { cause: cause.clone(), restarts: false });
+        });
+        policy && self.hosting.wanted.is_some_and(|wanted| wanted.order.restart)
+    }
+
+    /// No host takes calls: the present one has ended, or the next one did not get up.
+    fn host_is_gone(&mut self, cause: Cause) {
+        self.hosting.health_at = None;
+        self.hosting.last_cause = Some(cause.clone());
+        let Some(loaded) = self.hosting.loaded.clone() else { return };
+        if self.hosting.another_comes() {
+            return;
+        }
+        if !self.restarts(&cause) {
+            self.calls_event(Event::NoHost);
             self.give_up(loaded.id, cause);
         } else if let Some(wait) = self.hosting.intensity.ended(std::time::Instant::now()) {
-            self.calls_event(Event::HostEnded { cause: cause.clone(), restarts: true });
-            self.host_event("restarting", Some(&cause));
+            self.host_event("restarting", self.hosting.incarnation, loaded.id, Some(&cause));
             self.hosting.restart_at = Some(Instant::now() + wait);
         } else {
             let (most, window) = (restart::MOST, restart::WINDOW.as_secs());
             let rule = format!("the plugin host ended more than {most} times in {window} s: {cause}");
-            self.calls_event(Event::HostEnded { cause, restarts: false });
+            self.calls_event(Event::NoHost);
             self.give_up(loaded.id, Cause::Policy { rule });
         }
     }
@@ -400,21 +418,20 @@ impl Agent {
         if !self.outbox.has_room() || !self.logs.has_room() {
             return;
         }
-        let incarnation = self.hosting.incarnation;
-        if let Some(host) = self.hosting.host() {
-            let host = host.clone();
+        if let Some(life) = self.hosting.lives.present() {
+            let (number, host) = (life.number, life.host.clone());
             self.hosting.health_at = None;
-            self.work.spawn(async move { Work::Health { incarnation, well: host.health().await } });
+            self.work.spawn(async move { Work::Health { number, well: host.health().await } });
         }
     }
 
-    pub(super) fn on_health(&mut self, incarnation: u32, well: Result<(), Cause>) {
-        if incarnation != self.hosting.incarnation || self.hosting.host.is_none() {
+    pub(super) fn on_health(&mut self, number: HostNumber, well: Result<(), Cause>) {
+        if self.hosting.lives.present().is_none_or(|life| life.number != number) {
             return;
         }
         self.hosting.health_at = Some(Instant::now() + HEALTH_EVERY);
         if let Err(cause) = well {
-            self.hosting.kill(cause);
+            self.hosting.lives.kill(number, cause);
         }
     }
 }

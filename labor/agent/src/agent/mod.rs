@@ -6,8 +6,10 @@ mod ending;
 mod given_up;
 mod held;
 mod hosting;
+mod lives;
 mod orders;
 mod said;
+mod upgrade;
 mod work;
 
 use std::collections::HashMap;
@@ -15,14 +17,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overseer_protocol::proto::{self, report::Kind};
-use overseer_protocol::{Bootstrap, Cause, Endpoint, OnLeaseLost};
+use overseer_protocol::{Bootstrap, Cause, Endpoint, OnLeaseLost, ReleaseId};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::bulk::Bulk;
 use crate::cache::Directory;
-use crate::calls::{self, Calls};
+use crate::calls::{self, Calls, HostNumber};
 use crate::exit::Exit;
 use crate::facts;
 use crate::host::Confinement;
@@ -163,9 +165,7 @@ impl Agent {
     /// Until the end. No host of it is left then.
     pub(crate) async fn run(mut self, mut owner: Owner, mut signals: Signals) -> Exit {
         let exit = self.turn(&mut owner, &mut signals).await;
-        if let Some(host) = self.hosting.take() {
-            host.kill();
-        }
+        self.hosting.lives.all().for_each(|life| life.host.kill());
         self.work.abort_all();
         crate::orphans::end_all();
         if matches!(exit, Exit::OwnerGone | Exit::LeaseLost) {
@@ -185,13 +185,13 @@ impl Agent {
             }
             let timer = self.next_deadline(now);
             let readable = self.outbox.has_room() && self.logs.has_room();
-            let output = &mut self.hosting.output;
+            let lives = &mut self.hosting.lives;
             // Not in a fixed order: a flood from one side must not starve the other.
             tokio::select! {
                 () = owner.gone() => return Exit::OwnerGone,
                 () = signals.next() => if let Some(exit) = self.on_signal(Instant::now()) { return exit },
                 event = self.link.next() => if let Some(exit) = self.on_link(event) { return exit },
-                Some(first) = hosting::receive(output), if readable => self.on_output(first),
+                (host, said) = lives.receive(), if readable => self.on_output(host, said),
                 Some(done) = self.work.join_next() => self.on_work(done),
                 () = self.room.notified(), if !readable => {}
                 () = tokio::time::sleep_until(timer) => {}
@@ -293,6 +293,7 @@ impl Agent {
         self.renewal(now);
         self.restart_due(now);
         self.health_due(now);
+        self.stop_overdue(now);
         self.ending_due(now)
     }
 
@@ -372,11 +373,12 @@ impl Agent {
         }
     }
 
-    fn host_event(&self, what: &str, cause: Option<&Cause>) {
+    fn host_event(&self, what: &str, host: HostNumber, release: ReleaseId, cause: Option<&Cause>) {
         self.report(Kind::HostEvent(proto::HostEvent {
             what: what.to_owned(),
             cause: cause.map(Cause::to_bytes).unwrap_or_default().into(),
-            incarnation: self.hosting.incarnation,
+            incarnation: host,
+            release: release.to_string(),
         }));
     }
 }

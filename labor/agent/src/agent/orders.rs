@@ -6,6 +6,7 @@ use overseer_release::{PublicKey, Trust, Unsigned};
 use std::time::Duration;
 use tokio::time::Instant;
 
+use super::hosting::LoadOrder;
 use super::{Agent, Work};
 
 impl Agent {
@@ -35,6 +36,9 @@ impl Agent {
     }
 
     fn on_load(&mut self, load: proto::Load) {
+        if load.release.is_empty() {
+            return self.on_unload();
+        }
         let failed = |agent: &Self, reason: String| {
             let cause = Cause::BootFailed { phase: BootPhase::Load, reason };
             agent.report(Kind::LoadFailed(proto::LoadFailed {
@@ -61,8 +65,13 @@ impl Agent {
             0 => super::hosting::START_TIMEOUT,
             ms => Duration::from_millis(ms),
         };
+        let drain = match load.drain_ms {
+            0 => super::hosting::DRAIN,
+            ms => Duration::from_millis(ms),
+        };
+        let order = LoadOrder { restart, start_timeout, drain };
         if self.hosting.runs_already(id) {
-            self.hosting.order(id, restart, start_timeout);
+            self.hosting.stay(id, order);
             self.say_loaded(id);
             self.say_ready();
             return;
@@ -72,7 +81,7 @@ impl Agent {
             return;
         }
         self.hosting.given_up = None;
-        if self.hosting.order(id, restart, start_timeout) {
+        if self.hosting.order(id, order) {
             let loading = self.loader.clone().load(id, trust);
             let loading = self.work.spawn(async move { Work::Loaded(id, loading.await) });
             self.hosting.loads(loading);

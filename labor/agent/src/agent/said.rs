@@ -1,77 +1,70 @@
 //! What the plugin host says, and where it goes.
 
+use std::collections::BTreeSet;
+
 use overseer_protocol::{Attempt, LogStream};
-use tokio::sync::mpsc;
 
 use super::hosting::OUTPUT;
 use super::{Agent, work};
 use crate::as_user::AsUser;
-use crate::calls::Event;
+use crate::calls::{Event, HostNumber};
 use crate::host::HostOutput;
 
 impl Agent {
     /// What a host wrote that did not get up says most about why.
-    pub(super) fn keep_last_words(&mut self, incarnation: u32, early: Vec<HostOutput>) {
-        if self.hosting.host.is_some() {
-            return;
-        }
-        self.hosting.incarnation = incarnation;
-        self.hosting.task = self.host_task();
+    pub(super) fn keep_last_words(&self, number: HostNumber, early: Vec<HostOutput>) {
+        let Some(task) = self.host_task() else { return };
+        let mut streams = BTreeSet::new();
         for output in early {
-            if let HostOutput::Log { call: None, stream, data } = output {
-                self.on_log(None, stream, &data);
+            if let HostOutput::Log { call: None, stream, data } = output
+                && LogStream::good_name(&stream)
+            {
+                let stream = LogStream { task, attempt: Attempt(number), stream };
+                self.logs.append(&stream, &data);
+                streams.insert(stream.stream);
             }
         }
-        self.end_host_streams();
+        for stream in streams {
+            self.logs.end(&LogStream { task, attempt: Attempt(number), stream });
+        }
     }
 
-    /// A message of the host and what came with it, in bounds, so that others have their turn.
-    pub(super) fn on_output(&mut self, first: HostOutput) {
-        self.on_host(first);
+    /// A message of a host and what came with it, in bounds, so that others have their turn.
+    pub(super) fn on_output(&mut self, host: HostNumber, first: HostOutput) {
+        self.on_host(host, first);
         for _ in 0..OUTPUT {
             if !self.outbox.has_room() || !self.logs.has_room() {
                 return;
             }
-            let Some(Ok(output)) = self.hosting.output.as_mut().map(mpsc::Receiver::try_recv) else { return };
-            self.on_host(output);
+            let Some(Ok(output)) = self.hosting.lives.get_mut(host).map(|life| life.output.try_recv()) else {
+                return;
+            };
+            self.on_host(host, output);
         }
     }
 
-    pub(super) fn on_host(&mut self, output: HostOutput) {
+    pub(super) fn on_host(&mut self, host: HostNumber, output: HostOutput) {
         match output {
             HostOutput::Result { id, outcome } => self.calls_event(Event::Finished(id, outcome)),
             HostOutput::Telemetry { count, dropped, records } => {
                 self.outbox.telemetry(|t| t.push(count, dropped, records));
             }
-            HostOutput::Log { call, stream, data } => self.on_log(call, stream, &data),
+            HostOutput::Log { call, stream, data } => self.on_log(host, call, stream, &data),
             HostOutput::PutBlob { request, path } => {
                 let (bulk, user) = (self.bulk.clone(), AsUser::of(self.confinement.clone()));
-                self.work.spawn(work::put_file(bulk, self.hosting.incarnation, request, path, user));
+                self.work.spawn(work::put_file(bulk, host, request, path, user));
             }
             HostOutput::GetBlob { request, digest, path } => {
                 let (bulk, user) = (self.bulk.clone(), AsUser::of(self.confinement.clone()));
-                self.work.spawn(work::get_file(bulk, self.hosting.incarnation, request, digest, path, user));
+                self.work.spawn(work::get_file(bulk, host, request, digest, path, user));
             }
-            HostOutput::Ended(cause) => {
-                let cause = self.hosting.killed.take().unwrap_or(cause);
-                self.host_is_gone(cause);
-            }
+            HostOutput::Ended(cause) => self.on_host_ended(host, cause),
         }
     }
 
-    pub(super) fn on_blob(&mut self, incarnation: u32, request: u64, answer: Result<(String, u64), String>) {
-        if incarnation == self.hosting.incarnation
-            && let Some(host) = self.hosting.host()
-        {
-            host.answer_blob(request, answer);
-        }
-    }
-
-    pub(super) fn end_host_streams(&mut self) {
-        for stream in std::mem::take(&mut self.hosting.streams) {
-            if let Some(task) = self.hosting.task {
-                self.logs.end(&LogStream { task, attempt: Attempt(self.hosting.incarnation), stream });
-            }
+    pub(super) fn on_blob(&mut self, host: HostNumber, request: u64, answer: Result<(String, u64), String>) {
+        if let Some(life) = self.hosting.lives.get(host) {
+            life.host.answer_blob(request, answer);
         }
     }
 }

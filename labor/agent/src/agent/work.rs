@@ -14,7 +14,7 @@ use super::calling::Answered;
 use super::hosting::Started;
 use crate::as_user::AsUser;
 use crate::bulk::{Bulk, BulkError};
-use crate::calls::Event;
+use crate::calls::{Event, HostNumber};
 use crate::connect::{self, Credentials, Purpose};
 use crate::host::Host;
 use crate::join::{self, JoinError as Refusal, Pass};
@@ -39,12 +39,12 @@ pub(super) enum Work {
     },
     /// A blob that the plugin asked for, in that life of the host.
     Blob {
-        incarnation: u32,
+        host: HostNumber,
         request: u64,
         answer: Result<(String, u64), String>,
     },
     Health {
-        incarnation: u32,
+        number: HostNumber,
         well: Result<(), Cause>,
     },
     /// A host that was replaced, or asked to stop, is gone.
@@ -74,18 +74,18 @@ pub(super) async fn put(bulk: Bulk, session: u64, whose: Answered, result: Bytes
 
 pub(super) async fn put_file(
     bulk: Bulk,
-    incarnation: u32,
+    host: HostNumber,
     request: u64,
     path: PathBuf,
     user: AsUser,
 ) -> Work {
     let answer = bulk.put_file(&path, user).await.map_err(|e| e.to_string());
-    Work::Blob { incarnation, request, answer }
+    Work::Blob { host, request, answer }
 }
 
 pub(super) async fn get_file(
     bulk: Bulk,
-    incarnation: u32,
+    host: HostNumber,
     request: u64,
     digest: String,
     path: PathBuf,
@@ -93,12 +93,21 @@ pub(super) async fn get_file(
 ) -> Work {
     let fetched = bulk.fetch_to(&digest, &path, user).await;
     let answer = fetched.map(|size| (digest, size)).map_err(|e| e.to_string());
-    Work::Blob { incarnation, request, answer }
+    Work::Blob { host, request, answer }
 }
 
 /// Asks a host to stop; its output is still read by whoever reads it.
 pub(super) async fn stop(host: Host) -> Work {
     host.stop().await;
+    Work::Retired
+}
+
+/// Removes directories that nobody uses any more.
+pub(super) async fn remove(directories: Vec<PathBuf>) -> Work {
+    let remove = move || directories.iter().try_for_each(std::fs::remove_dir_all);
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(remove).await {
+        tracing::warn!("an older release is left in the agent's directory: {error}");
+    }
     Work::Retired
 }
 
@@ -122,8 +131,8 @@ impl Agent {
             Ok(Work::Started(started)) => self.on_started(*started),
             Ok(Work::Fetched { id, payload }) => self.on_fetched(id, payload),
             Ok(Work::Put { session, whose, digest }) => self.on_put(session, whose, digest),
-            Ok(Work::Blob { incarnation, request, answer }) => self.on_blob(incarnation, request, answer),
-            Ok(Work::Health { incarnation, well }) => self.on_health(incarnation, well),
+            Ok(Work::Blob { host, request, answer }) => self.on_blob(host, request, answer),
+            Ok(Work::Health { number, well }) => self.on_health(number, well),
             Ok(Work::Retired) => {}
             Ok(Work::Flushed) => self.on_flushed(),
             Ok(Work::LastWords) => self.on_last_words(),
@@ -191,7 +200,10 @@ impl Agent {
         match (said_ready, self.standing.is_ready()) {
             (false, true) => self.say_ready(),
             (true, false) => {
-                self.host_event("exited", self.hosting.last_cause.as_ref());
+                if let Some(loaded) = &self.hosting.loaded {
+                    let cause = self.hosting.last_cause.as_ref();
+                    self.host_event("exited", self.hosting.incarnation, loaded.id, cause);
+                }
                 self.say_given_up();
             }
             // One that said that nothing runs gets an order to load, and that is answered.

@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::outgoing::Piece;
+use super::outgoing::{Outgoing, Piece};
 use super::{HostOutput, Shared, boot_failed};
 
 /// From this ABI on a host knows calls that are traced.
@@ -48,6 +48,8 @@ pub(super) struct Connection {
     /// Bytes of logs that were taken and are to be given back.
     log_taken: usize,
     closed: Option<Instant>,
+    /// The host reads no more.
+    deaf: bool,
 }
 
 impl Connection {
@@ -71,6 +73,7 @@ impl Connection {
             log_open: 0,
             log_taken: 0,
             closed: None,
+            deaf: false,
         }
     }
 
@@ -125,8 +128,19 @@ impl Connection {
             let message = format!("the call is over {MAX_PAYLOAD} bytes; put its payload into a blob");
             self.deliver(HostOutput::Result { id, outcome: Err((CallErrorCode::TooLarge, message)) });
         }
-        // An error of the socket shows when it is read.
-        while self.piece.fill(&mut self.shared.outgoing.lock()) && self.piece.write(&self.socket).is_ok() {}
+        while !self.deaf && self.piece.fill(&mut self.shared.outgoing.lock()) {
+            match self.piece.write(&self.socket) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Why shows when the rest is read. A socket that takes nothing more is writable for
+                // ever, and must not be waited for.
+                Err(_) => self.deaf = true,
+            }
+        }
+        if self.deaf {
+            self.piece = Piece::default();
+            *self.shared.outgoing.lock() = Outgoing::default();
+        }
     }
 
     /// Gives back the credit for logs, in larger pieces.

@@ -1,16 +1,20 @@
 mod adopt;
 mod invited;
 mod tick;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use overseer_protocol::{Cause, Generation, LaborId, LaborState, SessionId};
+use overseer_protocol::{Cause, Generation, LaborId, LaborState, ReleaseId, SessionId};
 
 use super::labor::{Labor, Phase};
 use super::random::Random;
 use super::restart::Intensity;
+use super::rollout::Rollout;
 use super::{Effect, Escalation, Event, Happening, Life, Millis, Options, WhatNext};
+
+pub use upgrade::NoUpgrade;
 
 /// No slot is free.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +41,9 @@ pub struct FleetCore {
     restarts: Intensity,
     /// Nothing can be started just now.
     paused: bool,
+    /// What labors run that no upgrade has changed.
+    release: Option<ReleaseId>,
+    rollout: Option<Rollout>,
     random: Random,
     stopping: bool,
 }
@@ -50,6 +57,8 @@ impl FleetCore {
             restarts: Intensity::default(),
             random: Random::new(seed),
             paused: false,
+            release: None,
+            rollout: None,
             stopping: false,
         }
     }
@@ -100,6 +109,7 @@ impl FleetCore {
                     (a, b) => a.or(b),
                 }
             })
+            .chain(self.rollout.as_ref().and_then(Rollout::next_deadline))
             .min()
     }
 
@@ -116,11 +126,17 @@ impl FleetCore {
             Event::Drain(id) => self.drain(now, id, Cause::Asked, true, &mut out),
             Event::Terminate(id, cause) => self.terminate(now, id, cause, &mut out),
             Event::Paused(paused) => self.paused = paused,
-            Event::Tick => self.tick(now, &mut out),
+            Event::Answers { new, before } => self.answers(now, new, before, &mut out),
+            Event::Tick => {
+                self.tick(now, &mut out);
+                self.upgrade_due(now, &mut out);
+            }
             Event::Accepted(life)
             | Event::Joined(life)
-            | Event::Loaded(life)
-            | Event::Ready(life)
+            | Event::Loaded(life, _)
+            | Event::Ready(life, _)
+            | Event::NotLoaded(life, ..)
+            | Event::HostEnded(life, ..)
             | Event::Heard(life)
             | Event::Drained(life)
             | Event::TerminateFailed(life)
@@ -164,25 +180,26 @@ impl FleetCore {
                 Phase::Requested | Phase::Booting | Phase::Joining | Phase::Lost { .. },
                 Event::Attached { session, draining: true, .. },
             ) => self.drains_already(now, life, session, out),
-            (Phase::Requested | Phase::Booting | Phase::Joining, Event::Attached { session, ready, .. }) => {
-                self.attached(now, life, session, ready, true, out)
-            }
+            (
+                Phase::Requested | Phase::Booting | Phase::Joining,
+                Event::Attached { session, ready, release, .. },
+            ) => self.attached(now, life, session, ready.then_some(release), true, out),
             (
                 Phase::Loading { session: old }
                 | Phase::Loaded { session: old }
                 | Phase::Ready { session: old },
-                Event::Attached { session, ready, draining, .. },
+                Event::Attached { session, ready, release, draining, .. },
             ) => {
                 // The agent has noticed the cut before we did.
                 out.push(Effect::CloseForCalls(life));
                 out.push(Effect::CloseSession(life, Some(old)));
                 match draining {
                     true => self.drains_already(now, life, session, out),
-                    false => self.attached(now, life, session, ready, false, out),
+                    false => self.attached(now, life, session, ready.then_some(release), false, out),
                 }
             }
-            (Phase::Lost { .. }, Event::Attached { session, ready, .. }) => {
-                self.attached(now, life, session, ready, false, out);
+            (Phase::Lost { .. }, Event::Attached { session, ready, release, .. }) => {
+                self.attached(now, life, session, ready.then_some(release), false, out);
             }
             (Phase::Draining { cause, session: old }, Event::Attached { session, .. }) => {
                 out.push(Effect::CloseSession(life, Some(old)));
@@ -198,13 +215,21 @@ impl FleetCore {
             (Phase::Terminating { .. } | Phase::Backoff, Event::Attached { session, .. }) => {
                 out.push(Effect::CloseSession(life, Some(session)));
             }
-            (Phase::Loading { session }, Event::Loaded(_)) => {
+            (Phase::Loading { session }, Event::Loaded(_, release)) if release == labor.target => {
                 self.enter(now, life, Phase::Loaded { session }, None, out);
                 out.push(Effect::Tell(Happening::Loaded(life)));
             }
-            (Phase::Loading { session } | Phase::Loaded { session }, Event::Ready(_)) => {
-                self.ready(now, life, session, out);
+            (Phase::Loading { session } | Phase::Loaded { session }, Event::Ready(_, release))
+                if release == labor.target =>
+            {
+                self.ready(now, life, session, release, out);
             }
+            (Phase::Ready { .. }, Event::Ready(_, release)) => self.changed(now, life, release, out),
+            (
+                Phase::Loading { .. } | Phase::Loaded { .. } | Phase::Ready { .. },
+                Event::NotLoaded(_, release, cause),
+            ) => self.not_loaded(now, life, release, cause, out),
+            (_, Event::HostEnded(_, release, cause)) => self.host_ended(now, release, &cause, out),
             (Phase::Loading { .. } | Phase::Loaded { .. } | Phase::Ready { .. }, Event::Failed(_, cause)) => {
                 self.give_up(now, life, cause, out);
             }
@@ -256,7 +281,8 @@ impl FleetCore {
             return;
         }
         let life = Life { labor: id, generation: Generation::FIRST };
-        self.labors.insert(id, Labor::new(life, Phase::Requested, now));
+        let target = self.release_for_new();
+        self.labors.insert(id, Labor { target, ..Labor::new(life, Phase::Requested, now) });
         self.request(now, id, out);
     }
 
@@ -296,7 +322,7 @@ impl FleetCore {
         now: Millis,
         life: Life,
         session: SessionId,
-        ready: bool,
+        runs: Option<Option<ReleaseId>>,
         first: bool,
         out: &mut Vec<Effect>,
     ) {
@@ -304,11 +330,13 @@ impl FleetCore {
             out.push(Effect::State(life, LaborState::Connected, None));
         }
         out.push(Effect::Tell(Happening::Connected(life)));
-        if ready {
-            self.ready(now, life, session, out);
-        } else {
-            self.enter(now, life, Phase::Loading { session }, None, out);
-            out.push(Effect::Load(life, session));
+        let target = self.labors.get(&life.labor).and_then(|labor| labor.target);
+        match runs.filter(|runs| self.may_run(target, *runs)) {
+            Some(release) => self.ready(now, life, session, release, out),
+            None => {
+                self.enter(now, life, Phase::Loading { session }, None, out);
+                out.push(Effect::Load(life, session, target));
+            }
         }
     }
 
@@ -320,8 +348,16 @@ impl FleetCore {
         out.push(Effect::SendDrain(life, session));
     }
 
-    fn ready(&mut self, now: Millis, life: Life, session: SessionId, out: &mut Vec<Effect>) {
+    fn ready(
+        &mut self,
+        now: Millis,
+        life: Life,
+        session: SessionId,
+        release: Option<ReleaseId>,
+        out: &mut Vec<Effect>,
+    ) {
         if let Some(labor) = self.labors.get_mut(&life.labor) {
+            labor.runs = release;
             labor.failures = 0;
             labor.load_by = None;
         }
@@ -466,11 +502,12 @@ impl FleetCore {
         }
     }
 
-    fn forget(&mut self, _now: Millis, life: Life, cause: Cause, out: &mut Vec<Effect>) {
+    fn forget(&mut self, now: Millis, life: Life, cause: Cause, out: &mut Vec<Effect>) {
         self.labors.remove(&life.labor);
         out.push(Effect::Tell(Happening::Terminated(life, cause.clone(), WhatNext::Gone)));
         out.push(Effect::State(life, LaborState::Terminated, Some(cause)));
         out.push(Effect::Forget(life.labor));
+        self.roll(now, out);
     }
 
     fn enter(&mut self, now: Millis, life: Life, phase: Phase, cause: Option<Cause>, out: &mut Vec<Effect>) {
@@ -492,5 +529,6 @@ impl FleetCore {
             labor.deadline = labor.deadline.map(|deadline| deadline.min(by));
         }
         out.push(Effect::State(life, labor.state(), cause));
+        self.roll(now, out);
     }
 }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use overseer_protocol::{BootPhase, Cause, Generation, LaborId, LaborState, SessionId};
+use overseer_protocol::{BootPhase, Cause, Generation, LaborId, LaborState, ReleaseId, SessionId};
 
 use super::{Deadlines, Life, Millis};
 
@@ -55,6 +55,10 @@ pub(super) struct Labor {
     pub(super) heard: Millis,
     /// No node of this life lives on after this: its lease has run out.
     pub(super) lease_end: Millis,
+    /// What it is to run; none: it is to be empty.
+    pub(super) target: Option<ReleaseId>,
+    /// What it runs while it is ready.
+    pub(super) runs: Option<ReleaseId>,
     /// Starts in a row that never became ready.
     pub(super) failures: u32,
     /// Somebody wants it gone: nothing follows this life.
@@ -76,6 +80,8 @@ impl Labor {
             load_by: None,
             heard: now,
             lease_end: now,
+            target: None,
+            runs: None,
             failures: 0,
             unwanted: false,
             invited: None,
@@ -85,6 +91,10 @@ impl Labor {
 
     pub(super) fn is_invited(&self) -> bool {
         self.invited.is_some()
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self.phase, Phase::Ready { .. })
     }
 
     pub(super) fn life(&self) -> Life {

@@ -6,20 +6,24 @@ mod labor;
 mod random;
 mod reconcile;
 mod restart;
+mod rollout;
 mod tasks;
 
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod upgrades;
 
-pub use fleet::{AtCapacity, FleetCore};
+pub use fleet::{AtCapacity, FleetCore, NoUpgrade};
 pub use random::Random;
 pub use reconcile::{Care, Finding, Inventory, Pass, Reconciler};
 pub use restart::{Backoff, Escalation, Restart};
+pub use rollout::{Tally, UpgradeOptions, UpgradeStage, UpgradeStatus};
 pub use tasks::{TaskCore, TaskCount, TaskEffect, TaskEvent};
 
 use std::time::Duration;
 
-use overseer_protocol::{Cause, Generation, LaborId, LaborState, SessionId};
+use overseer_protocol::{Cause, Generation, LaborId, LaborState, ReleaseId, SessionId};
 
 /// Milliseconds of a clock that never goes back; its zero means nothing.
 pub type Millis = u64;
@@ -176,17 +180,30 @@ pub enum Event {
         life: Life,
         /// The new session.
         session: SessionId,
-        /// The release runs already: nothing is loaded.
+        /// A release runs and may be called.
         ready: bool,
+        /// Which.
+        release: Option<ReleaseId>,
         /// It was asked to drain before: it takes nothing new.
         draining: bool,
     },
-    /// The release is unpacked and verified.
-    Loaded(Life),
-    /// The plugin is up.
-    Ready(Life),
-    /// The release could not be loaded or started, or its host was given up.
+    /// A release is unpacked and verified.
+    Loaded(Life, Option<ReleaseId>),
+    /// A release is up; none: the labor is empty.
+    Ready(Life, Option<ReleaseId>),
+    /// A release could not be loaded or started.
+    NotLoaded(Life, Option<ReleaseId>, Cause),
+    /// The plugin host of a release has ended by itself.
+    HostEnded(Life, Option<ReleaseId>, Cause),
+    /// Its plugin host was given up.
     Failed(Life, Cause),
+    /// What the new release of an upgrade and the one before have answered since it began.
+    Answers {
+        /// The new one.
+        new: Tally,
+        /// The one before.
+        before: Tally,
+    },
     /// A heartbeat came.
     Heard(Life),
     /// That session's stream is gone.
@@ -248,8 +265,12 @@ pub enum Effect {
     Provision(Life),
     /// Ask the adapter to end the node; `Ended` or `TerminateFailed` follows.
     Terminate(Life),
-    /// Tell the agent what to run.
-    Load(Life, SessionId),
+    /// Tell the agent what to run; none: nothing.
+    Load(Life, SessionId, Option<ReleaseId>),
+    /// A ready labor has changed its release: how much it takes at once may have changed.
+    Changed(Life, SessionId),
+    /// An upgrade is over.
+    Upgraded(UpgradeStatus),
     /// Ask the agent to finish its calls.
     SendDrain(Life, SessionId),
     /// Ask the agent to stop its plugin and to leave.
@@ -274,7 +295,7 @@ impl Effect {
     /// What it means to the fleet's stored tasks. `places`: how many a session takes at once.
     pub fn for_tasks(&self, requeue: Requeue, places: impl Fn(SessionId) -> usize) -> Option<TaskEvent> {
         match self {
-            Self::OpenForCalls(life, session) => {
+            Self::OpenForCalls(life, session) | Self::Changed(life, session) => {
                 Some(TaskEvent::Opened { life: *life, session: *session, places: places(*session) })
             }
             Self::CloseForCalls(life) => Some(TaskEvent::Closed(*life)),

@@ -4,13 +4,13 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use overseer_protocol::{Cause, Generation, LaborId, LaborState, SessionId};
+use overseer_protocol::{Cause, Generation, LaborId, LaborState, ReleaseId, SessionId};
 use proptest::prelude::*;
 
 use super::*;
 
 const LABORS: u64 = 3;
-const EVENTS: usize = 21;
+const EVENTS: usize = 24;
 /// The event of [`event`] with which a node is dead.
 const ENDED: usize = 11;
 
@@ -95,6 +95,11 @@ impl World {
     }
 }
 
+/// A release that the fleet does not run.
+fn other() -> ReleaseId {
+    ReleaseId::of_index(b"other")
+}
+
 fn event(kind: usize, life: Life, session: SessionId, variant: u8) -> Event {
     let cause = match variant % 4 {
         0 => Cause::Signal { signal: 9 },
@@ -110,11 +115,12 @@ fn event(kind: usize, life: Life, session: SessionId, variant: u8) -> Event {
         4 => Event::Attached {
             life,
             session,
+            release: None,
             ready: variant.is_multiple_of(3),
             draining: variant.is_multiple_of(7),
         },
-        5 => Event::Loaded(life),
-        6 | 7 => Event::Ready(life),
+        5 => Event::Loaded(life, None),
+        6 | 7 => Event::Ready(life, None),
         8 => Event::Failed(life, cause),
         9 => Event::Heard(life),
         10 => Event::Detached(life, session),
@@ -138,6 +144,9 @@ fn event(kind: usize, life: Life, session: SessionId, variant: u8) -> Event {
         18 => Event::Invite { id: life.labor, ttl: Duration::from_millis(u64::from(variant) * 100) },
         19 => Event::Left(life, cause),
         20 => Event::Paused(variant.is_multiple_of(5)),
+        21 => Event::NotLoaded(life, variant.is_multiple_of(2).then(other), cause),
+        22 => Event::HostEnded(life, None, cause),
+        23 => Event::Answers { new: Tally::default(), before: Tally::default() },
         _ => Event::Tick,
     }
 }
@@ -286,9 +295,12 @@ fn ready(core: &mut FleetCore, n: u64) -> Life {
     core.on_event(0, Event::Start(id(n)));
     core.on_event(0, Event::Accepted(life));
     core.on_event(0, Event::Joined(life));
-    core.on_event(0, Event::Attached { life, session: SessionId(1), ready: false, draining: false });
-    core.on_event(0, Event::Loaded(life));
-    core.on_event(0, Event::Ready(life));
+    core.on_event(
+        0,
+        Event::Attached { life, session: SessionId(1), release: None, ready: false, draining: false },
+    );
+    core.on_event(0, Event::Loaded(life, None));
+    core.on_event(0, Event::Ready(life, None));
     life
 }
 
@@ -325,7 +337,8 @@ fn a_labor_that_attaches_again_and_again_does_not_load_for_ever() {
     let whole = (deadlines.load + deadlines.start).as_millis() as u64;
     for n in 0.. {
         let now = n * 1_000;
-        let attached = Event::Attached { life, session: SessionId(n + 1), ready: false, draining: false };
+        let attached =
+            Event::Attached { life, session: SessionId(n + 1), release: None, ready: false, draining: false };
         core.on_event(now, attached);
         let effects = core.on_event(now, Event::Tick);
         if effects.contains(&Effect::Terminate(life)) {
@@ -347,7 +360,13 @@ fn restarts_beyond_the_intensity_escalate() {
             life.generation = life.generation.next();
             core.on_event(
                 round,
-                Event::Attached { life, session: SessionId(9 + round), ready: true, draining: false },
+                Event::Attached {
+                    life,
+                    session: SessionId(9 + round),
+                    release: None,
+                    ready: true,
+                    draining: false,
+                },
             );
         } else {
             assert!(

@@ -9,7 +9,7 @@ use overseer_adapter::Notice;
 use overseer_protocol::proto::{self, order};
 use overseer_protocol::{Cause, LaborId, LaborState, SessionId};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
@@ -20,12 +20,14 @@ use super::reconciler::Reconciling;
 use super::recovery::Left;
 use super::said;
 use super::shared::FleetShared;
+use super::upgrade::Upgrade;
 use crate::callbacks::FleetEvent;
 use crate::claims::millis;
 use crate::clock;
 use crate::condition::Condition;
 use crate::core::{
-    AtCapacity, Effect, Event, FleetCore, Found, Happening, Life, Millis, TaskEvent, WhatNext,
+    AtCapacity, Effect, Event, FleetCore, Found, Happening, Life, Millis, NoUpgrade, TaskEvent,
+    UpgradeStatus, WhatNext,
 };
 use crate::labor::{Labor, LaborShared};
 use crate::mailbox::Mailbox;
@@ -39,6 +41,9 @@ pub(crate) enum FleetMessage {
     Event(Event),
     Start(usize, RpcReplyPort<Result<Vec<Labor>, AtCapacity>>),
     Invite(Invite, RpcReplyPort<Result<Invitation, InviteError>>),
+    Upgrade(Box<Upgrade>, RpcReplyPort<Result<watch::Receiver<UpgradeStatus>, NoUpgrade>>),
+    /// While an upgrade is on its way: what was answered is looked at.
+    Answers,
     Count(RpcReplyPort<BTreeMap<LaborState, usize>>),
     Staying(RpcReplyPort<BTreeSet<LaborId>>),
     /// What may be said without waiting waits beside the mailbox.
@@ -79,7 +84,7 @@ pub(crate) struct FleetState {
     pub(super) over: Option<DropGuard>,
     /// Time and randomness of the newest labor's id.
     last_id: (u64, u128),
-    tasks: Vec<tokio::task::JoinHandle<()>>,
+    pub(super) tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
 impl Actor for FleetActor {
@@ -96,7 +101,8 @@ impl Actor for FleetActor {
         shared.metrics.fleet_actor.reset();
         let myself = Mailbox::new(myself, &shared.metrics.fleet_actor);
         let nodes = Arc::new(nodes(myself.clone()));
-        let core = FleetCore::new(shared.options.clone(), seed);
+        let release = shared.releases.present().map(|release| release.id());
+        let core = FleetCore::new(shared.options.clone(), seed).running(release);
         let reconciling = Arc::new(Reconciling::new(Arc::clone(&nodes), myself.clone()));
         let tasks = vec![
             tokio::spawn(Arc::clone(&reconciling).run(shared.options.reconcile)),
@@ -157,6 +163,12 @@ impl Actor for FleetActor {
             }
             FleetMessage::Invite(_, reply) if state.core.is_stopping() => drop(reply),
             FleetMessage::Invite(invite, reply) => state.invite(now, &invite, reply),
+            FleetMessage::Upgrade(_, reply) if state.core.is_stopping() => drop(reply),
+            FleetMessage::Upgrade(upgrade, reply) => {
+                let begun = state.upgrade(now, *upgrade);
+                drop(reply.send(begun));
+            }
+            FleetMessage::Answers => state.look_at_answers(now),
             FleetMessage::Count(reply) => {
                 let mut count = BTreeMap::new();
                 for (_, labor) in state.core.labors() {
@@ -376,7 +388,7 @@ impl FleetState {
         }
     }
 
-    fn carry_out(&mut self, effects: Vec<Effect>) {
+    pub(super) fn carry_out(&mut self, effects: Vec<Effect>) {
         let mut provision = Vec::new();
         let mut terminate = Vec::new();
         for effect in effects {
@@ -391,7 +403,11 @@ impl FleetState {
                     provision.push(life);
                 }
                 Effect::Terminate(life) => terminate.push(life),
-                Effect::Load(life, session) => self.load(life, session),
+                Effect::Load(life, session, release) => self.load(life, session, release),
+                Effect::Changed(life, _) => {
+                    tracing::debug!(labor = %life.labor, "a labor has changed its release")
+                }
+                Effect::Upgraded(status) => self.upgraded(&status),
                 Effect::SendDrain(_, session) => {
                     let deadline_ms = self.shared.options.deadlines.drain.as_millis() as u64;
                     self.order(session, order::Kind::Drain(proto::Drain { deadline_ms }));
@@ -456,27 +472,10 @@ impl FleetState {
         }
     }
 
-    fn order(&self, session: SessionId, kind: order::Kind) {
+    pub(super) fn order(&self, session: SessionId, kind: order::Kind) {
         if let Some(session) = self.shared.session(session) {
             session.order(kind);
         }
-    }
-
-    fn load(&self, life: Life, session: SessionId) {
-        let Some(release) = &self.shared.release else {
-            // An empty fleet: the labor is ready when it is connected.
-            for event in [Event::Loaded(life), Event::Ready(life)] {
-                let _ = self.nodes.actor.cast(FleetMessage::Event(event));
-            }
-            return;
-        };
-        let load = proto::Load {
-            release: release.id().to_string(),
-            host_restart: String::new(),
-            unsigned: if self.shared.unsigned { "allow" } else { "require" }.into(),
-            start_timeout_ms: self.shared.options.deadlines.start.as_millis() as u64,
-        };
-        self.order(session, order::Kind::Load(load));
     }
 
     fn tell(&self, happening: Happening) {
@@ -487,8 +486,7 @@ impl FleetState {
                 labor(life).and_then(|l| l.facts().map(|facts| Told::Connected(l, facts)))
             }
             Happening::Loaded(life) => {
-                let release = self.shared.release.as_ref().map(|r| r.id());
-                labor(life).zip(release).map(|(l, release)| Told::Loaded(l, release))
+                labor(life).zip(self.core.target(life.labor)).map(|(l, release)| Told::Loaded(l, release))
             }
             Happening::Paired(life) => labor(life).map(Told::Paired),
             Happening::Disconnected(life, cause) => labor(life).map(|l| Told::Disconnected(l, cause)),

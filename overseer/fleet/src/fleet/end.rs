@@ -19,6 +19,7 @@ enum Labors {
 impl FleetState {
     /// Waits for the next deadline, or ends where nothing is left to be waited for.
     pub(super) fn go_on(&mut self, myself: &Mailbox<FleetMessage>) {
+        self.say_upgrade();
         if !self.core.is_stopping() || !self.core.is_empty() {
             return self.arm(myself);
         }

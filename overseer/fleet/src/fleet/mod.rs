@@ -13,6 +13,8 @@ mod record_writer;
 mod recovery;
 mod said;
 mod shared;
+mod upgrade;
+mod upgrader;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
@@ -36,6 +38,7 @@ use self::invitation::Invite;
 pub use self::invitation::{INVITATION_TTL, Invitation, InviteError};
 pub use self::recovery::RecoveryError;
 pub(crate) use self::shared::{FleetShared, Place, left};
+pub use self::upgrade::{NotUpgraded, UpgradeError, Upgrading};
 use crate::call::{CallError, CallOptions};
 use crate::callbacks::{Overseer, Quiet};
 use crate::condition::{Part, Trouble};

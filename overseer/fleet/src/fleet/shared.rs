@@ -4,9 +4,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use overseer_protocol::{Cause, FleetName, Generation, LaborId, LaborState, SessionId};
+use overseer_protocol::{Cause, FleetName, Generation, LaborId, LaborState, ReleaseId, SessionId};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -14,16 +14,17 @@ use tonic::Status;
 use super::commands::{Commands, Places};
 use super::handler::HandlerPort;
 use super::record_writer::RecordWriter;
+use super::upgrade::Releases;
 use crate::call::{CallError, CallOptions};
 use crate::clock;
 use crate::condition::Condition;
 use crate::control_plane::ControlPlane;
-use crate::core::{Life, Options};
+use crate::core::{Life, Options, Tally, UpgradeStatus};
 use crate::labor::{HistoryEntry, Labor, LaborShared, OpenCall, begin};
 use crate::logs::Logs;
 use crate::metrics::{FleetMetrics, one};
 use crate::payload::Payloads;
-use crate::release::Release;
+use crate::release::{KeptReleases, Release};
 use crate::session::Session;
 use crate::tasks::Tasks;
 use crate::telemetry::{Batch, SUBSCRIBER_BATCHES};
@@ -40,7 +41,12 @@ const WAITING_CALLS: usize = 65_536;
 pub(crate) struct FleetShared {
     pub(crate) name: FleetName,
     pub(crate) options: Options,
-    pub(crate) release: Option<Release>,
+    pub(crate) releases: Releases,
+    pub(crate) kept: Arc<KeptReleases>,
+    /// The upgrade that is on its way, or the last one.
+    pub(crate) upgrade: Mutex<Option<watch::Sender<UpgradeStatus>>>,
+    /// What releases have answered in sessions that are over, or that run another one now.
+    answered: Mutex<HashMap<Option<ReleaseId>, Tally>>,
     pub(crate) unsigned: bool,
     pub(crate) labors: RwLock<HashMap<LaborId, Arc<LaborShared>>>,
     pub(crate) ended: Mutex<VecDeque<Arc<LaborShared>>>,
@@ -88,7 +94,10 @@ impl FleetShared {
             tracer: plane.tracer().map(|tracer| FleetTracer::new(tracer.clone(), name.clone())),
             name,
             options,
-            release,
+            releases: Releases::new(release),
+            kept: plane.releases(),
+            upgrade: Mutex::default(),
+            answered: Mutex::default(),
             unsigned,
             labors: RwLock::default(),
             ended: Mutex::default(),
@@ -208,8 +217,33 @@ impl FleetShared {
             ids.into_iter().filter_map(|id| sessions.remove(&id)).collect()
         };
         for session in closed {
+            self.add_answered(session.answers.tally());
             session.close(cause.clone(), status.clone());
         }
+    }
+
+    /// A release has answered so much that no session counts any more.
+    pub(crate) fn add_answered(&self, (release, tally): (Option<ReleaseId>, Tally)) {
+        let mut answered = self.answered.lock();
+        let sum = answered.entry(release).or_default();
+        sum.answers += tally.answers;
+        sum.failed += tally.failed;
+    }
+
+    /// What is answered counts from now on for a release that is tried.
+    pub(super) fn forget_answered(&self, release: Option<ReleaseId>, present: Option<ReleaseId>) {
+        self.answered.lock().retain(|of, _| *of == present && *of != release);
+    }
+
+    /// What a release has answered.
+    pub(super) fn answered(&self, release: Option<ReleaseId>) -> Tally {
+        let over = self.answered.lock().get(&release).copied().unwrap_or_default();
+        let sessions = self.sessions.lock();
+        let live = sessions.values().map(|s| s.answers.tally()).filter(|(of, _)| *of == release);
+        live.fold(over, |sum, (_, tally)| Tally {
+            answers: sum.answers + tally.answers,
+            failed: sum.failed + tally.failed,
+        })
     }
 
     /// Closes every session, so that the labors dial again, and opens no more.

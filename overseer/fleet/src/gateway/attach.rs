@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use overseer_protocol::proto::session_server::Session as SessionService;
 use overseer_protocol::proto::{self, Hello, RenewRequest, Report, ToOverseer, order, report};
-use overseer_protocol::{Attempt, Cause, Facts, PROTOCOL, TaskId};
+use overseer_protocol::{Attempt, Cause, Facts, PROTOCOL, ReleaseId, TaskId};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -17,7 +17,7 @@ use crate::core::{Event, Life, TaskEvent};
 use crate::fleet::{FleetHandle, Place, Told, left};
 use crate::labor::{Labor, LaborShared};
 use crate::metrics::one;
-use crate::session::{LaneStream, Session};
+use crate::session::{Answers, LaneStream, Session};
 use crate::telemetry::Batch;
 
 /// Answers to tasks of one labor that wait for the fleet or the disk, each up to 256 KiB. A labor has
@@ -46,7 +46,9 @@ impl SessionService for Gateway {
         let id = self.plane.next_session();
         let tracer = fleet.shared.tracer.clone();
         let next_call = Arc::clone(&labor.next_call);
-        let session = Session::new(id, life, labor.task_prefix, next_call, not_after, tracer);
+        let release: Option<ReleaseId> = hello.release.parse().ok();
+        let answers = Answers::of(release);
+        let session = Session::new(id, life, labor.task_prefix, next_call, not_after, answers, tracer);
         let session = Arc::new(session);
         session.concurrency.store(hello.concurrency.max(1), Ordering::Relaxed);
         let options = &fleet.shared.options;
@@ -67,13 +69,8 @@ impl SessionService for Gateway {
             }
             sessions.insert(id, Arc::clone(&session));
         }
-        let runs = fleet.shared.release.as_ref().is_none_or(|r| r.id().to_string() == hello.release);
-        fleet.event(Event::Attached {
-            life,
-            session: id,
-            ready: hello.ready && runs,
-            draining: hello.draining,
-        });
+        let (ready, draining) = (hello.ready, hello.draining);
+        fleet.event(Event::Attached { life, session: id, ready, release, draining });
 
         let stream = LaneStream(Arc::clone(&session.lanes));
         let pace = Pace::new(options.heartbeat, Instant::now());
@@ -167,10 +164,12 @@ impl Attachment {
         }
         match kind {
             report::Kind::Result(result) if result.task.is_empty() => {
+                self.session.answers.count(&result);
                 self.session.finish(result, &self.labor.payloads);
             }
             report::Kind::Result(result) => {
                 self.session.task_answered();
+                self.session.answers.count(&result);
                 let place = Place::take(&self.answers, ANSWERS)
                     .ok_or_else(|| Status::resource_exhausted("too many answers of this labor wait"))?;
                 if let Some(tasks) = self.fleet.shared.tasks.get() {
@@ -188,19 +187,24 @@ impl Attachment {
                 }
             }
             report::Kind::Loaded(loaded) => {
-                let proto::Loaded { fetched, cached, micros, .. } = loaded;
+                let proto::Loaded { release, fetched, cached, micros } = loaded;
                 tracing::debug!(labor = %life.labor, fetched, cached, micros, "release loaded");
                 let metrics = &self.fleet.shared.metrics;
                 metrics.release_bytes.add_many("overseer", fetched);
                 metrics.release_bytes.add_many("cache", cached);
-                self.fleet.event(Event::Loaded(life));
+                self.fleet.event(Event::Loaded(life, release.parse().ok()));
             }
             report::Kind::Ready(ready) => {
                 self.session.concurrency.store(ready.concurrency.max(1), Ordering::Relaxed);
-                self.fleet.event(Event::Ready(life));
+                let release: Option<ReleaseId> = ready.release.parse().ok();
+                if let Some(before) = self.session.answers.runs(release, ready.incarnation) {
+                    self.fleet.shared.add_answered(before);
+                }
+                self.fleet.event(Event::Ready(life, release));
             }
             report::Kind::LoadFailed(failed) => {
-                self.fleet.event(Event::Failed(life, Cause::from_bytes(&failed.cause)));
+                let (release, cause) = (failed.release.parse().ok(), Cause::from_bytes(&failed.cause));
+                self.fleet.event(Event::NotLoaded(life, release, cause));
             }
             report::Kind::HostEvent(host) => self.host_event(host),
             report::Kind::Drained(_) => self.fleet.event(Event::Drained(life)),
@@ -234,6 +238,12 @@ impl Attachment {
             let cause =
                 cause.clone().unwrap_or(Cause::Unhealthy { reason: "the plugin host keeps ending".into() });
             self.fleet.event(Event::Failed(self.session.life, cause));
+        }
+        if host.what == "exited"
+            && let Some(cause) = &cause
+        {
+            let release = host.release.parse().ok();
+            self.fleet.event(Event::HostEnded(self.session.life, release, cause.clone()));
         }
         if let Some(handler) = self.fleet.shared.handler.get() {
             let labor = Labor { shared: Arc::clone(&self.labor) };

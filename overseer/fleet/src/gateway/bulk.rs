@@ -170,7 +170,7 @@ impl Gateway {
     fn package<T>(&self, request: &Request<T>, release: &str) -> Result<(Arc<Package>, Expiry), Status> {
         let peer = self.peer(request)?;
         let expiry = Expiry::at(peer.not_after);
-        let ours = peer.fleet.shared.release.as_ref().filter(|r| r.id().to_string() == release);
+        let ours = peer.fleet.shared.releases.find(release);
         ours.map(|r| (r.package(), expiry)).ok_or_else(|| {
             Status::not_found(format!("fleet {} runs no release {release}", peer.identity.fleet))
         })

@@ -100,6 +100,7 @@ fn counted(out: &mut Out<'_>, fleet: &str, metrics: &FleetMetrics) {
     let by_name = [
         ("overseer_labor_ends_total", &metrics.ends),
         ("overseer_release_bytes_total", &metrics.release_bytes),
+        ("overseer_upgrades_total", &metrics.upgrades),
         ("overseer_calls_total", &metrics.calls),
         ("overseer_task_transitions_total", &metrics.transitions),
         ("overseer_telemetry_dropped_total", &metrics.dropped),

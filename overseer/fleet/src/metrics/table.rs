@@ -45,6 +45,12 @@ pub const METRICS: &[Described] = &[
         &["fleet", "from"],
         "Bytes of releases that labors have loaded, compressed as they travel: from the overseer, or from the cache of their host.",
     ),
+    row(
+        "overseer_upgrades_total",
+        Counter,
+        &["fleet", "result"],
+        "Upgrades of a fleet that are over: done, rolled_back.",
+    ),
     row("overseer_sessions", Gauge, FLEET, "Open sessions of labors."),
     row("overseer_heartbeats_received_total", Counter, FLEET, "Heartbeats that came."),
     row(

@@ -1,6 +1,7 @@
 //! One attachment of a labor: its open calls and what waits to be sent.
 
 mod lanes;
+mod tally;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ pub(crate) use lanes::{LaneStream, Lanes};
 use overseer_protocol::proto::{self, Call, CallResult, Cancel, Order, call_result, order};
 use overseer_protocol::{Attempt, CallErrorCode, Cause, INLINE_PAYLOAD, SessionId, TaskId, TraceContext};
 use parking_lot::Mutex;
+pub(crate) use tally::Answers;
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
 
@@ -79,6 +81,8 @@ pub(crate) struct Session {
     pub(crate) task_prefix: u64,
     /// Declared concurrency of the running release.
     pub(crate) concurrency: AtomicU32,
+    /// What the release has answered that runs.
+    pub(crate) answers: Answers,
     /// Shared by all sessions of a labor, so that no call id comes twice.
     next_call: Arc<AtomicU64>,
     open_calls: AtomicUsize,
@@ -102,6 +106,7 @@ impl Session {
         task_prefix: u64,
         next_call: Arc<AtomicU64>,
         valid_until: SystemTime,
+        answers: Answers,
         tracer: Option<FleetTracer>,
     ) -> Self {
         Self {
@@ -110,6 +115,7 @@ impl Session {
             lanes: Arc::default(),
             task_prefix,
             concurrency: AtomicU32::new(1),
+            answers,
             next_call,
             open_calls: AtomicUsize::new(0),
             open_tasks: AtomicUsize::new(0),
@@ -386,7 +392,7 @@ mod tests {
 
     fn session() -> Session {
         let life = Life { labor: LaborId::new(1, 1), generation: Generation::FIRST };
-        Session::new(SessionId(1), life, 7, Arc::default(), SystemTime::now(), None)
+        Session::new(SessionId(1), life, 7, Arc::default(), SystemTime::now(), Answers::default(), None)
     }
 
     fn call(session: &Session) -> (u64, oneshot::Receiver<Result<Answer, CallError>>) {

@@ -76,6 +76,8 @@ pub(crate) const RULES: &[Rule] = &[
     row("/overseer.control.v1.Fleets/Drain", OPERATOR, Scope::Fleets, Record::Each),
     // Who joins is told the fleet's environment, and runs its tasks.
     row("/overseer.control.v1.Fleets/Invite", ADMIN, Scope::Fleets, Record::Each),
+    row("/overseer.control.v1.Fleets/Upgrade", OPERATOR, Scope::Fleets, Record::Each),
+    row("/overseer.control.v1.Fleets/FollowUpgrade", VIEWER, Scope::Fleets, Record::Nothing),
     row("/overseer.control.v1.Fleets/History", VIEWER, Scope::Fleets, Record::Nothing),
     row("/overseer.control.v1.Fleets/Events", VIEWER, Scope::Fleets, Record::Nothing),
     row("/overseer.control.v1.Fleets/Reconcile", OPERATOR, Scope::Fleets, Record::Each),

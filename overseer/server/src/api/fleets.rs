@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::condition::troubles;
 use super::status::refuse;
-use super::{Answers, Service, WAITING, caller, proto};
+use super::{Answers, Service, WAITING, caller, proto, upgrade};
 use crate::audit::outcome;
 use crate::audit::record::Asked;
 use crate::exit::Exit;
@@ -66,7 +66,7 @@ pub(super) async fn describe(slot: &FleetSlot) -> proto::Fleet {
     }
 }
 
-fn number(n: usize) -> u32 {
+pub(super) fn number(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
@@ -88,7 +88,7 @@ fn labor(labor: &Labor) -> proto::Labor {
     }
 }
 
-fn cause(cause: &Cause) -> proto::Cause {
+pub(super) fn cause(cause: &Cause) -> proto::Cause {
     proto::Cause { code: cause.code().to_owned(), text: cause.to_string() }
 }
 
@@ -240,6 +240,41 @@ impl proto::fleets_server::Fleets for Service {
             invitation.and_then(|invitation| invited(&invitation)).map(Response::new).map_err(refuse);
         entry.end(&outcome(&answer)).await;
         answer
+    }
+
+    async fn upgrade(
+        &self,
+        request: Request<proto::UpgradeFleetRequest>,
+    ) -> Result<Response<proto::UpgradeFleetResponse>, Status> {
+        let caller = caller::of(&request)?;
+        let request = request.into_inner();
+        let slot = self.seen(&caller).fleet(&request.fleet).map_err(refuse)?;
+        let options = upgrade::options(&request);
+        let asked = Asked::of(&request.fleet)
+            .with_some("canary", request.canary)
+            .with_some("batch", request.batch)
+            .with_some("watch_ms", request.watch_ms)
+            .with_some("error_budget", request.error_budget);
+        let entry = self.record(&caller, asked).await?;
+        let server = Arc::clone(&self.server);
+        self.to_the_end(entry, async move {
+            let upgrading = server.upgrade(&slot, options).await?;
+            Ok(proto::UpgradeFleetResponse { upgrade: Some(upgrade::status(&upgrading.status())) })
+        })
+        .await
+    }
+
+    type FollowUpgradeStream = Answers<proto::FollowUpgradeResponse>;
+
+    async fn follow_upgrade(
+        &self,
+        request: Request<proto::FollowUpgradeRequest>,
+    ) -> Result<Response<Self::FollowUpgradeStream>, Status> {
+        let caller = caller::of(&request)?;
+        let slot = self.seen(&caller).fleet(&request.get_ref().fleet).map_err(refuse)?;
+        let fleet = slot.fleet().map_err(refuse)?;
+        let upgrading = fleet.upgrading().ok_or_else(|| refuse(upgrade::none(&slot.name)))?;
+        Ok(Response::new(upgrade::follow(upgrading, Arc::clone(&self.server))))
     }
 
     async fn history(

@@ -14,6 +14,7 @@ mod task_record;
 mod tasks;
 mod tokens;
 mod trace;
+mod upgrade;
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! `overseer fleet`: list, show, start, stop, drain, invite, events, reconcile, history.
+//! `overseer fleet`: list, show, start, stop, drain, invite, upgrade, events, reconcile, history.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -16,10 +16,12 @@ use crate::output::{self, Target};
 mod invite;
 mod reconcile;
 mod text;
+mod upgrade;
 
 use self::invite::{InviteArgs, Invited};
 use self::reconcile::Reconciled;
 pub(super) use self::text::{age, fleet_table, header, why};
+use self::upgrade::UpgradeArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,6 +29,7 @@ Examples:
   overseer fleet show web
   overseer fleet start web --labors 8
   overseer fleet invite web
+  overseer fleet upgrade web
   overseer fleet events web --follow";
 
 /// Shows, starts, stops and watches fleets of a server that runs
@@ -89,6 +92,8 @@ pub(super) enum FleetCommand {
     },
     #[command(after_help = invite::EXAMPLES)]
     Invite(InviteArgs),
+    #[command(after_help = upgrade::EXAMPLES)]
+    Upgrade(UpgradeArgs),
     /// Prints what happens to labors of a fleet
     #[command(
         after_help = "Examples:\n  overseer fleet events web\n  overseer fleet events web --follow --backlog 0"
@@ -327,6 +332,7 @@ pub(super) async fn run(command: FleetCommand, channel: Channel, json: bool) -> 
             let invited = Invited::from(invited);
             print(json, &invited, || invited.text(only_token));
         }
+        FleetCommand::Upgrade(args) => return upgrade::run(args, client, json).await,
         FleetCommand::History { name, labor, limit } => {
             let request = proto::HistoryRequest { fleet: name, labor, limit };
             let events = client.history(request).await.map_err(failed)?.into_inner().events;

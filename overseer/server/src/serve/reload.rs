@@ -111,7 +111,11 @@ async fn replan(slot: &FleetSlot, plan: FleetPlan, changes: &mut Vec<Change>) ->
     let before = slot.wanted().0;
     let waiting = slot.replan(plan);
     if !waiting.is_empty() {
-        let text = format!("{} takes effect at the next start of the fleet", waiting.join(", "));
+        let now = match waiting.contains(&"release") {
+            true => format!("; `overseer fleet upgrade {name}` changes the release now"),
+            false => String::new(),
+        };
+        let text = format!("{} takes effect at the next start of the fleet{now}", waiting.join(", "));
         changes.push(Change::of(name, "waits", text));
     }
     let (configured, wanted) = slot.wanted();

@@ -6,12 +6,13 @@ use std::time::SystemTime;
 
 use overseer::fleet::{StartChildError, StartError};
 use overseer::local::Local;
-use overseer::{Cause, ControlPlane, Count, Fleet, FleetName, Labor, LaborId};
+use overseer::{Cause, ControlPlane, Count, Fleet, FleetName, Labor, LaborId, UpgradeOptions, Upgrading};
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::desired::{self, Desired};
 use super::events::EventLog;
+use super::upgrade::not_begun;
 use crate::config::{AdapterKind, FleetPlan};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -190,6 +191,32 @@ impl FleetSlot {
         let draining = staying.len();
         fleet.drain_all();
         Ok(draining)
+    }
+
+    /// Begins to change the release to that of a plan. When that is done the fleet counts as started
+    /// with it.
+    ///
+    /// # Errors
+    /// `fleet.not_running`, `fleet.changing`, `upgrade.…`, `release.…`.
+    pub(super) async fn upgrade(
+        self: &Arc<Self>,
+        plan: FleetPlan,
+        options: UpgradeOptions,
+    ) -> Result<Upgrading, Failure> {
+        let _turn = self.turn.lock().await;
+        let fleet = self.fleet()?;
+        let upgrading = fleet.upgrade_with(Some(plan.release.clone()), options).await;
+        let upgrading = upgrading.map_err(|error| not_begun(&error))?;
+        let (slot, over) = (Arc::clone(self), upgrading.clone());
+        tokio::spawn(async move {
+            if over.done().await.is_ok()
+                && let Phase::Running(running) = &mut slot.inner.write().phase
+            {
+                running.plan.config.release = plan.config.release;
+                running.plan.release = plan.release;
+            }
+        });
+        Ok(upgrading)
     }
 
     /// The fleet, if it runs.

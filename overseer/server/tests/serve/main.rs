@@ -29,4 +29,5 @@ mod stores;
 mod strangers;
 mod tasks;
 mod unserved;
+mod upgrade;
 mod world;

@@ -28,6 +28,14 @@ pub(crate) fn mark(path: &std::path::Path) -> io::Result<()> {
     file.write_all(b"ran\n")
 }
 
+/// Aborts this process after that time, whatever it does then.
+pub(crate) fn die_after(time: Duration) {
+    std::thread::spawn(move || {
+        std::thread::sleep(time);
+        std::process::abort()
+    });
+}
+
 /// Ends this process by a signal as if a fault had raised it.
 pub(crate) fn signal_self(signal: Signal) -> ! {
     loop {

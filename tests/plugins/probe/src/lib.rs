@@ -2,7 +2,9 @@
 //!
 //! `PROBE_START` in the environment chooses how it starts: `panic`, `fail`, `exit`, `abort`,
 //! `hang`, or `loud`, which prints a mebibyte first. `PROBE_HEALTH` chooses how it is: `ill`,
-//! `panic` or `hang`. `PROBE_STOP` chooses how it stops: `hang`, `panic` or `exit`.
+//! `panic` or `hang`. `PROBE_STOP` chooses how it stops: `hang`, `panic` or `exit`. With `PROBE_CALLS`
+//! set to `fail` every call but `version` fails; after so many milliseconds as `PROBE_DIES` says the
+//! process aborts; what `PROBE_LEAVES` says it leaves to the release that follows.
 
 mod bounds;
 mod faults;
@@ -16,7 +18,10 @@ use overseer_plugin::{CallContext, Plugin, PluginError, StartContext};
 
 /// The plugin.
 #[derive(Debug)]
-pub struct Probe;
+pub struct Probe {
+    context: StartContext,
+    inherited: Option<String>,
+}
 
 overseer_plugin::export_plugin!(Probe);
 
@@ -33,12 +38,19 @@ impl Plugin for Probe {
             "loud" => print(1024 * 1024)?,
             _ => {}
         }
+        if let Ok(after) = wanted("PROBE_DIES").parse() {
+            faults::die_after(Duration::from_millis(after));
+        }
         context.event("started", &std::process::id());
-        Ok(Self)
+        let inherited = context.inherited()?.map(|left| String::from_utf8_lossy(&left).into_owned());
+        Ok(Self { context: context.clone(), inherited })
     }
 
     fn call(&self, context: &CallContext, method: &str, payload: &[u8]) -> Result<Vec<u8>, PluginError> {
         match method {
+            "version" => return encode(&wanted("PROBE_VERSION")),
+            _ if wanted("PROBE_CALLS") == "fail" => return Err(PluginError::failed("out of bolts")),
+            "inherited" => return encode(&self.inherited),
             "echo" => return Ok(payload.to_vec()),
             "sleep" => std::thread::sleep(Duration::from_millis(decode(payload)?)),
             "wait_file" => {
@@ -147,6 +159,12 @@ impl Plugin for Probe {
     }
 
     fn stop(&self) {
+        let leaves = wanted("PROBE_LEAVES");
+        if !leaves.is_empty()
+            && let Err(error) = self.context.leave(leaves.as_bytes())
+        {
+            println!("{error}");
+        }
         match wanted("PROBE_STOP").as_str() {
             "panic" => panic!("cannot stop"),
             "exit" => std::process::exit(4),

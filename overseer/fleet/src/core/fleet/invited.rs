@@ -23,7 +23,9 @@ impl FleetCore {
             return;
         }
         let life = Life { labor: id, generation: Generation::FIRST };
-        let labor = Labor { unwanted: true, invited: Some(ttl), ..Labor::new(life, Phase::Booting, now) };
+        let target = self.release_for_new();
+        let labor =
+            Labor { unwanted: true, invited: Some(ttl), target, ..Labor::new(life, Phase::Booting, now) };
         self.labors.insert(id, labor);
         self.enter(now, life, Phase::Booting, None, out);
     }
@@ -96,7 +98,13 @@ mod tests {
     }
 
     fn attached(session: u64) -> Event {
-        Event::Attached { life: life(), session: SessionId(session), ready: false, draining: false }
+        Event::Attached {
+            life: life(),
+            session: SessionId(session),
+            release: None,
+            ready: false,
+            draining: false,
+        }
     }
 
     fn invited() -> FleetCore {
@@ -109,7 +117,9 @@ mod tests {
 
     fn ready() -> FleetCore {
         let mut core = invited();
-        for event in [Event::Joined(life()), attached(1), Event::Loaded(life()), Event::Ready(life())] {
+        for event in
+            [Event::Joined(life()), attached(1), Event::Loaded(life(), None), Event::Ready(life(), None)]
+        {
             core.on_event(0, event);
         }
         core
@@ -169,7 +179,13 @@ mod tests {
     fn one_that_comes_back_within_grace_goes_on_and_later_is_told_to_leave() {
         let mut core = ready();
         core.on_event(2_000, Event::Detached(life(), SESSION));
-        let back = Event::Attached { life: life(), session: SessionId(2), ready: true, draining: false };
+        let back = Event::Attached {
+            life: life(),
+            session: SessionId(2),
+            release: None,
+            ready: true,
+            draining: false,
+        };
         core.on_event(6_900, back.clone());
         assert_eq!(state(&core), LaborState::Ready);
 
@@ -223,7 +239,10 @@ mod tests {
         assert!(is_over(&core.on_event(100_000, Event::Tick)));
         let mut core = adopted(Found::Running, 0);
         assert_eq!(state(&core), LaborState::Lost);
-        core.on_event(1, Event::Attached { life: life(), session: SESSION, ready: true, draining: false });
+        core.on_event(
+            1,
+            Event::Attached { life: life(), session: SESSION, release: None, ready: true, draining: false },
+        );
         assert_eq!(state(&core), LaborState::Ready);
         let mut core = adopted(Found::Ending(Cause::Asked), 0);
         assert_eq!((state(&core), core.next_deadline()), (LaborState::Terminating, Some(30_000)));

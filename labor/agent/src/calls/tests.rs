@@ -22,7 +22,7 @@ struct World {
 impl World {
     fn up(concurrency: u32) -> Self {
         let mut world = Self { calls: Calls::default(), now: Instant::now() };
-        world.tell(Event::HostUp { concurrency });
+        world.tell(Event::HostUp { host: 1, concurrency });
         world
     }
 
@@ -108,13 +108,13 @@ fn a_plugin_that_ignores_a_cancel_costs_the_host_and_its_neighbours() {
     assert_eq!(world.tell(Event::Cancelled(1)), [Effect::Stop(1)]);
     assert!(world.tell(Event::Cancelled(1)).is_empty(), "once is enough");
     let hung = Cause::Hung { after_ms: 2000 };
-    assert_eq!(world.after(CANCEL_GRACE), [Effect::KillHost(hung.clone())]);
+    assert_eq!(world.after(CANCEL_GRACE), [Effect::KillHost(1, hung.clone())]);
     let killed = Cause::Signal { signal: 9 };
-    let said = world.tell(Event::HostEnded { cause: killed, restarts: true });
+    let said = world.tell(Event::HostEnded { host: 1, cause: killed, restarts: true });
     assert_eq!(answer(&said, 1), Some((CallErrorCode::Cancelled, Some(hung.clone()))));
     assert_eq!(answer(&said, 2), Some((CallErrorCode::HostEnded, Some(hung))));
     assert_eq!(answer(&said, 3), None, "it has not run and waits for the next host");
-    assert!(world.tell(Event::HostUp { concurrency: 2 }).contains(&Effect::Run(3, ())));
+    assert!(world.tell(Event::HostUp { host: 2, concurrency: 2 }).contains(&Effect::Run(3, ())));
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn a_host_that_is_given_up_leaves_no_call_waiting() {
     let mut world = World::up(1);
     world.tell(Event::Arrived(call(1)));
     world.tell(Event::Arrived(call(2)));
-    let said = world.tell(Event::HostEnded { cause: Cause::Asked, restarts: false });
+    let said = world.tell(Event::HostEnded { host: 1, cause: Cause::Asked, restarts: false });
     assert_eq!(answer(&said, 1).unwrap().0, CallErrorCode::HostEnded);
     assert_eq!(answer(&said, 2).unwrap().0, CallErrorCode::NotReady);
 }
@@ -176,9 +176,12 @@ fn events() -> impl Strategy<Value = Vec<(Event<(), u32>, u64)>> {
         3 => (0u64..40).prop_map(Event::Cancelled),
         6 => (0u64..40).prop_map(|id| Event::Finished(id, Ok(1))),
         2 => (0u64..40).prop_map(|id| Event::Finished(id, Err((CallErrorCode::Failed, "x".into())))),
-        2 => (0u32..5).prop_map(|concurrency| Event::HostUp { concurrency }),
-        1 => any::<bool>().prop_map(|restarts| Event::HostEnded { cause: Cause::OutOfMemory, restarts }),
+        2 => (0u32..5).prop_map(|concurrency| Event::HostUp { host: 0, concurrency }),
+        1 => (any::<u32>(), any::<bool>()).prop_map(|(host, restarts)| {
+            Event::HostEnded { host, cause: Cause::OutOfMemory, restarts }
+        }),
         1 => Just(Event::HostStarting),
+        1 => Just(Event::NoHost),
         4 => Just(Event::Tick),
         1 => Just(Event::SessionLost),
     ];
@@ -193,13 +196,24 @@ proptest! {
         let mut open: BTreeMap<u64, bool> = BTreeMap::new();
         let mut stored: BTreeSet<u64> = BTreeSet::new();
         let mut answered: BTreeSet<u64> = BTreeSet::new();
-        let mut hosts_runs: BTreeSet<u64> = BTreeSet::new();
-        let end = [
-            (Event::HostUp { concurrency: 1 }, 0),
-            (Event::HostEnded { cause: Cause::Asked, restarts: false }, 0),
-        ];
-        for (event, wait) in events.into_iter().chain(end) {
+        // Where each call runs that does.
+        let mut runs: BTreeMap<u64, HostNumber> = BTreeMap::new();
+        // Those that live, the present one last; and the number of the newest.
+        let (mut hosts, mut newest) = (vec![1], 1);
+        let end = |host| (Event::HostEnded { host, cause: Cause::Asked, restarts: false }, 0);
+        let ends = (0..64).map(end).chain([(Event::NoHost, 0)]);
+        for (mut event, wait) in events.into_iter().chain(ends) {
             world.now += ms(wait);
+            match &mut event {
+                Event::HostUp { host, .. } => {
+                    newest += 1;
+                    *host = newest;
+                    hosts.push(newest);
+                }
+                Event::HostEnded { host, .. } if hosts.is_empty() => *host = 0,
+                Event::HostEnded { host, .. } => *host = hosts.remove(*host as usize % hosts.len()),
+                _ => {}
+            }
             match &event {
                 Event::Arrived(call) if !open.contains_key(&call.id) => {
                     open.insert(call.id, !call.cast);
@@ -210,8 +224,8 @@ proptest! {
                 Event::SessionLost => {
                     open.iter_mut().filter(|(id, _)| !stored.contains(id)).for_each(|(_, w)| *w = false);
                 }
-                Event::HostEnded { .. } => hosts_runs.clear(),
-                Event::Finished(id, _) => { hosts_runs.remove(id); }
+                Event::HostEnded { host, .. } => runs.retain(|_, of| of != host),
+                Event::Finished(id, _) => { runs.remove(id); }
                 _ => {}
             }
             for effect in world.tell(event) {
@@ -222,16 +236,22 @@ proptest! {
                     }
                     Effect::Over(id) => {
                         let wanted = open.remove(&id);
-                        hosts_runs.remove(&id);
+                        runs.remove(&id);
                         prop_assert!(wanted.is_some(), "over twice: {}", id);
                         prop_assert!(wanted == Some(false) || answered.contains(&id), "no answer: {}", id);
                     }
                     Effect::Run(id, ()) => {
                         prop_assert!(open.contains_key(&id) && !answered.contains(&id));
-                        prop_assert!(hosts_runs.insert(id), "runs twice: {}", id);
+                        prop_assert!(runs.insert(id, newest).is_none(), "runs twice: {}", id);
                     }
                     Effect::Stop(id) => prop_assert!(open.contains_key(&id)),
-                    Effect::KillHost(cause) => prop_assert_eq!(cause.code(), "hung"),
+                    Effect::KillHost(host, cause) => {
+                        prop_assert_eq!(cause.code(), "hung");
+                        prop_assert!(hosts.contains(&host), "it is gone");
+                    }
+                    Effect::Idle(host) => {
+                        prop_assert!(!runs.values().any(|of| *of == host), "{} has calls", host);
+                    }
                 }
             }
             let calls = &world.calls;
@@ -266,4 +286,43 @@ fn a_call_that_its_stopping_host_gives_up_is_not_called_cancelled_by_its_caller(
     cancelled.tell(Event::Draining);
     cancelled.tell(Event::Cancelled(1));
     assert_eq!(answer(&cancelled.tell(gives_up()), 1), Some((CallErrorCode::Cancelled, None)));
+}
+
+#[test]
+fn what_an_older_host_has_stays_with_it_until_it_is_done() {
+    let mut world = World::up(2);
+    for id in 1..=3 {
+        world.tell(Event::Arrived(call(id)));
+    }
+    let said = world.tell(Event::HostUp { host: 2, concurrency: 1 });
+    assert_eq!(said, [Effect::Run(3, ())], "the places of the older one do not count");
+    assert_eq!(world.calls.running(), 3);
+    assert_eq!(world.tell(Event::Finished(2, Ok(7))), [Effect::Answer(2, Outcome::Done(7)), Effect::Over(2)]);
+    let said = world.tell(Event::Finished(1, Ok(8)));
+    assert_eq!(said, [Effect::Answer(1, Outcome::Done(8)), Effect::Over(1), Effect::Idle(1)]);
+    assert_eq!(world.tell(Event::HostUp { host: 3, concurrency: 1 }), []);
+    let gives_up = Event::Finished(3, Err((CallErrorCode::Cancelled, "stops".to_owned())));
+    assert_eq!(answer(&world.tell(gives_up), 3), Some((CallErrorCode::HostEnded, Some(Cause::Asked))));
+}
+
+#[test]
+fn a_host_without_calls_is_idle_as_soon_as_another_one_takes_over() {
+    let mut world = World::up(1);
+    assert_eq!(world.tell(Event::HostStarting), [Effect::Idle(1)]);
+    world.tell(Event::Arrived(call(1)));
+    assert_eq!(world.tell(Event::HostUp { host: 2, concurrency: 1 }), [Effect::Run(1, ())]);
+}
+
+#[test]
+fn the_end_of_an_older_host_fails_its_own_calls_only() {
+    let mut world = World::up(1);
+    world.tell(Event::Arrived(call(1)));
+    world.tell(Event::HostUp { host: 2, concurrency: 1 });
+    world.tell(Event::Arrived(call(2)));
+    let crash = Cause::Signal { signal: 11 };
+    let said = world.tell(Event::HostEnded { host: 1, cause: crash.clone(), restarts: false });
+    assert_eq!(answer(&said, 1), Some((CallErrorCode::HostEnded, Some(crash))));
+    assert_eq!(answer(&said, 2), None);
+    world.tell(Event::Arrived(call(3)));
+    assert!(world.tell(Event::Finished(2, Ok(1))).contains(&Effect::Run(3, ())), "the newer one goes on");
 }

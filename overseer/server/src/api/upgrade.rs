@@ -1,0 +1,79 @@
+//! Upgrades of fleets, as the API says them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use overseer::{FleetName, UpgradeOptions, UpgradeStage, UpgradeStatus, Upgrading};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::fleets::{cause, number};
+use super::status::refuse;
+use super::{Answers, WAITING, proto};
+use crate::failure::Failure;
+use crate::serve::gate;
+use crate::serve::server::Server;
+
+pub(super) fn options(request: &proto::UpgradeFleetRequest) -> UpgradeOptions {
+    let usual = UpgradeOptions::default();
+    // What is over a hundred is refused later.
+    let percent = |given: Option<u32>, usual: u8| given.map_or(usual, |n| u8::try_from(n).unwrap_or(u8::MAX));
+    UpgradeOptions {
+        canary: percent(request.canary, usual.canary),
+        batch: request.batch,
+        watch: request.watch_ms.map_or(usual.watch, Duration::from_millis),
+        error_budget: percent(request.error_budget, usual.error_budget),
+    }
+}
+
+pub(super) fn status(status: &UpgradeStatus) -> proto::Upgrade {
+    let id = |release: Option<overseer::ReleaseId>| release.map(|id| id.to_string()).unwrap_or_default();
+    let why = match &status.stage {
+        UpgradeStage::GoingBack(why) | UpgradeStage::RolledBack(why) => Some(cause(why)),
+        _ => None,
+    };
+    proto::Upgrade {
+        from: id(status.from),
+        to: id(status.to),
+        stage: status.stage.name().to_owned(),
+        changed: number(status.changed),
+        labors: number(status.labors),
+        cause: why,
+    }
+}
+
+pub(super) fn none(fleet: &FleetName) -> Failure {
+    Failure::input("upgrade.none", format!("the fleet {fleet} has not been upgraded since it was started"))
+        .help(format!("begin: overseer fleet upgrade {fleet}"))
+}
+
+/// Each status until the last one. One who reads slowly is told of fewer.
+pub(super) fn follow(mut upgrading: Upgrading, server: Arc<Server>) -> Answers<proto::FollowUpgradeResponse> {
+    let (send, receive) = tokio::sync::mpsc::channel(WAITING);
+    tokio::spawn(async move {
+        let mut now = upgrading.status();
+        loop {
+            let answer = proto::FollowUpgradeResponse { upgrade: Some(status(&now)) };
+            if send.send(Ok(answer)).await.is_err() || now.stage.is_over() {
+                return;
+            }
+            let changed = tokio::select! {
+                changed = upgrading.changed() => changed,
+                () = send.closed() => return,
+                () = server.gate.closing() => {
+                    // A reader that is gone needs no word.
+                    let _ = send.try_send(Err(refuse(gate::stopping())));
+                    return;
+                }
+            };
+            match changed {
+                Ok(status) => now = status,
+                Err(stopped) => {
+                    let failure = Failure::fault(stopped.code(), stopped.to_string());
+                    let _ = send.try_send(Err(refuse(failure)));
+                    return;
+                }
+            }
+        }
+    });
+    Box::pin(ReceiverStream::new(receive))
+}

@@ -1,0 +1,178 @@
+//! `overseer fleet upgrade`.
+
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::{CauseDocument, cause, print};
+use crate::api::proto::{self, fleets_client::FleetsClient};
+use crate::api::status::understand;
+use crate::client::{Channel, time};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::{self, Target};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  overseer fleet upgrade web
+  overseer fleet upgrade web --canary 5 --batch 2 --watch 1m
+  overseer fleet upgrade web --follow
+
+First replace the file that `release` of the fleet names, or name another one in the
+configuration. On each labor the new version starts beside the old one and takes the calls
+that come from then on; the old one finishes what it has. Some labors change first. If
+those, and in the end all, do well for a while, that was it; if the new version does not
+start, crashes or fails too many calls, all go back by themselves.
+
+Exit codes: 0 the fleet runs the new version; 1 it runs the old one again; 2 bad arguments,
+nothing to change; 3 a fault. An upgrade goes on when this command is interrupted.";
+
+/// Changes the release of a fleet that runs, without losing a call
+#[derive(Debug, Args)]
+pub(in crate::client) struct UpgradeArgs {
+    /// Name of the fleet
+    #[arg(value_name = "FLEET")]
+    name: String,
+    /// Percent of the labors that change first and are watched; 0: none is first [default: 10]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=100))]
+    canary: Option<u32>,
+    /// Most labors that change at a time [default: a tenth of them]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    batch: Option<u32>,
+    /// How long the first labors, and in the end all, have to do well [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    watch: Option<Duration>,
+    /// By how many percent points a larger share of calls may fail than before [default: 5]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=100))]
+    error_budget: Option<u32>,
+    /// Return as soon as it has begun
+    #[arg(long, conflicts_with = "follow")]
+    detach: bool,
+    /// Begin none: follow the one that is on its way
+    #[arg(long, conflicts_with_all = ["canary", "batch", "watch", "error_budget"])]
+    follow: bool,
+}
+
+/// An upgrade, as JSON.
+#[derive(Debug, Serialize)]
+struct Document {
+    from: String,
+    to: String,
+    stage: String,
+    changed: u32,
+    labors: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<CauseDocument>,
+}
+
+impl From<proto::Upgrade> for Document {
+    fn from(upgrade: proto::Upgrade) -> Self {
+        Self {
+            from: upgrade.from,
+            to: upgrade.to,
+            stage: upgrade.stage,
+            changed: upgrade.changed,
+            labors: upgrade.labors,
+            cause: upgrade.cause.map(cause),
+        }
+    }
+}
+
+impl Document {
+    /// What goes on, for people.
+    fn doing(&self) -> &'static str {
+        match self.stage.as_str() {
+            "canary" => "the first labors change and are watched",
+            "rolling" => "the others change",
+            "watching" => "all have changed and are watched",
+            "going_back" => "all go back",
+            "done" => "done",
+            _ => "rolled back",
+        }
+    }
+
+    fn text(&self, fleet: &str) -> String {
+        let (short, labors) = (|id: &str| id.chars().take(12).collect::<String>(), self.labors);
+        let on = if labors == 1 { "1 labor".to_owned() } else { format!("{labors} labors") };
+        match (self.stage.as_str(), &self.cause) {
+            ("done", _) => format!("{fleet} runs {} on {on}\n", short(&self.to)),
+            ("rolled_back", Some(why)) => {
+                format!("{fleet} runs {} again on {on}: {}\n", short(&self.from), why.text)
+            }
+            _ => format!("{fleet} changes from {} to {}\n", short(&self.from), short(&self.to)),
+        }
+    }
+}
+
+/// Begins an upgrade, or finds one, and shows it until it is over.
+pub(super) async fn run(
+    args: UpgradeArgs,
+    mut client: FleetsClient<Channel>,
+    json: bool,
+) -> Result<Exit, Failure> {
+    let failed = |status: tonic::Status| understand(&status);
+    if !args.follow {
+        let request = proto::UpgradeFleetRequest {
+            fleet: args.name.clone(),
+            canary: args.canary,
+            batch: args.batch,
+            watch_ms: args.watch.map(|watch| u64::try_from(watch.as_millis()).unwrap_or(u64::MAX)),
+            error_budget: args.error_budget,
+        };
+        let begun = client.upgrade(request).await.map_err(failed)?.into_inner().upgrade;
+        if args.detach {
+            let begun = Document::from(begun.unwrap_or_default());
+            print(json, &begun, || begun.text(&args.name));
+            return Ok(Exit::Passed);
+        }
+    }
+    let request = proto::FollowUpgradeRequest { fleet: args.name.clone() };
+    let mut statuses = client.follow_upgrade(request).await.map_err(failed)?.into_inner();
+    let mut shown = Shown::new(json);
+    let mut last = Document::from(proto::Upgrade::default());
+    while let Some(next) = statuses.message().await.map_err(failed)? {
+        last = next.upgrade.unwrap_or_default().into();
+        shown.show(&last);
+    }
+    shown.end();
+    print(json, &last, || last.text(&args.name));
+    Ok(if last.stage == "done" { Exit::Passed } else { Exit::Failed })
+}
+
+/// How far it is: a bar on a terminal, else a line for each stage.
+struct Shown {
+    bar: Option<ProgressBar>,
+    json: bool,
+    stage: String,
+}
+
+impl Shown {
+    fn new(json: bool) -> Self {
+        let bar = output::progress().map(|progress| {
+            let bar = progress.add(ProgressBar::new(0));
+            let style = ProgressStyle::with_template("{bar:24} {pos}/{len} labors, {msg} ({elapsed})");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar
+        });
+        Self { bar: bar.filter(|_| !json), json, stage: String::new() }
+    }
+
+    fn show(&mut self, now: &Document) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(now.labors.into());
+            bar.set_position(now.changed.into());
+            bar.set_message(now.doing());
+        } else if !self.json && now.stage != self.stage {
+            Target::Stderr.write(&format!("{}/{} labors: {}\n", now.changed, now.labors, now.doing()));
+        }
+        self.stage.clone_from(&now.stage);
+    }
+
+    fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! `overseer fleet upgrade`: a new release in the place of the old one.
+
+use std::fs;
+
+use overseer::release::{ReleaseBuilder, library_beside_program};
+use serde_json::json;
+
+use crate::world::World;
+
+/// Puts another version of the probe where the configuration has its release.
+fn replace(world: &World, version: &str, variables: &[(&str, &str)]) {
+    let library = library_beside_program("probe_plugin").unwrap();
+    let builder = ReleaseBuilder::plugin("probe", version, library).environment("PROBE_VERSION", version);
+    let builder = variables.iter().fold(builder, |builder, (name, value)| builder.environment(*name, *value));
+    let packed = world.path("next.release");
+    builder.write(&packed).unwrap();
+    fs::rename(packed, world.path("probe.release")).unwrap();
+}
+
+#[test]
+fn a_fleet_runs_the_new_release_and_a_server_that_is_started_again_too() {
+    let world = World::new();
+    world.configure("on_stop = \"end\"", &[("a", "labors = 2")]);
+    let serving = world.serve();
+    world.wait_ready("a", 2);
+    let fleet = world.fleet("a");
+    let same = world.overseer(["fleet", "upgrade", &fleet]).exits(2);
+    assert!(same.stderr.contains("runs this release already"), "{}", same.stderr);
+    assert!(same.stderr.contains("replace the file"), "{}", same.stderr);
+
+    replace(&world, "2.0.0", &[]);
+    assert_eq!(world.ask(["reload"])["changes"][0]["kind"], "waits");
+    let done = world.ask(["fleet", "upgrade", &fleet, "--watch", "0s"]);
+    assert_eq!((&done["stage"], &done["changed"], &done["labors"]), (&json!("done"), &json!(2), &json!(2)));
+    assert_eq!(world.ask(["call", &fleet, "version"])["result"], "2.0.0");
+    let shown = world.ask(["fleet", "show", &fleet]);
+    assert_eq!((&shown["release"], shown.get("pending")), (&json!("probe 2.0.0"), None));
+    assert_eq!(shown["release_id"], done["to"]);
+    let again = world.ask(["fleet", "upgrade", &fleet, "--follow"]);
+    assert_eq!(again, done, "how the last one ended is still known");
+    serving.stop();
+
+    let serving = world.serve();
+    world.wait_ready("a", 2);
+    assert_eq!(world.ask(["call", &fleet, "version"])["result"], "2.0.0");
+    serving.stop();
+}
+
+#[test]
+fn a_release_that_does_no_good_is_taken_back_and_that_is_an_exit_code() {
+    let world = World::new();
+    replace(&world, "1.0.0", &[]);
+    world.configure("on_stop = \"end\"", &[("a", "labors = 1"), ("b", "labors = 1")]);
+    let serving = world.serve();
+    world.wait_ready("a", 1);
+    let fleet = world.fleet("a");
+    let none = world.overseer(["fleet", "upgrade", &fleet, "--follow"]).exits(2);
+    assert!(none.stderr.contains("has not been upgraded"), "{}", none.stderr);
+
+    replace(&world, "2.0.0", &[("PROBE_START", "fail")]);
+    let back = world.overseer(["fleet", "upgrade", &fleet]).exits(1);
+    assert!(back.stdout.contains("no bolts; order some"), "{}", back.stdout);
+    assert!(back.stderr.contains("0/1 labors"), "a line for each stage: {}", back.stderr);
+    assert_eq!(world.ask(["call", &fleet, "version"])["result"], "1.0.0");
+    let reloaded = world.ask(["reload"]);
+    assert!(reloaded.to_string().contains("release takes effect at the next start"), "{reloaded}");
+    assert_eq!(world.ask(["fleet", "show", &fleet])["pending"], json!(["release"]));
+
+    // What is no release, what is none of ours, what does not run.
+    fs::write(world.path("probe.release"), "no release").unwrap();
+    let wrong = world.overseer(["fleet", "upgrade", &fleet]).exits(2);
+    assert!(wrong.stderr.contains("probe.release"), "{}", wrong.stderr);
+    assert_eq!(world.overseer(["fleet", "upgrade", "nobody"]).code, 2);
+    world.ask(["fleet", "stop", &world.fleet("b")]);
+    replace(&world, "3.0.0", &[]);
+    let stopped = world.overseer(["fleet", "upgrade", &world.fleet("b")]).exits(2);
+    assert!(stopped.stderr.contains("does not run"), "{}", stopped.stderr);
+    serving.stop();
+}

@@ -1,0 +1,8 @@
+//! Fleets that change their release while they are called.
+#![allow(clippy::unwrap_used)]
+
+mod back_and_forth;
+mod bad_releases;
+mod handover;
+mod scene;
+mod smooth;
