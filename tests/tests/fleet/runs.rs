@@ -7,10 +7,8 @@ use std::time::Duration;
 use overseer::logs::LogPiece;
 use overseer::release::{Mode, Release, ReleaseBuilder};
 use overseer::tasks::AttemptEnd;
-use overseer::{
-    CallError, CallOptions, Cause, FleetHandle, LogStream, Retry, TaskError, TaskFailure, TaskOptions,
-};
-use overseer_protocol::{BootPhase, CallErrorCode};
+use overseer::{CallError, CallOptions, FleetHandle, LogStream, Retry, TaskError, TaskFailure, TaskOptions};
+use overseer_protocol::CallErrorCode;
 use overseer_tests::processes::Role;
 use overseer_tests::{TestFleet, eventually, probes, processes, within};
 use rustix::process::Signal;
@@ -176,19 +174,19 @@ async fn a_host_that_is_killed_amid_a_task_leaves_no_program_and_the_task_is_run
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_that_cannot_be_executed_is_said_when_its_labor_starts() {
+async fn a_program_that_cannot_be_executed_fails_each_call_with_the_reason() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("job.sh");
-    std::fs::write(&path, "#!/bin/sh\n").unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    std::fs::write(&path, "#!/nowhere/interpreter\n").unwrap();
     let builder = ReleaseBuilder::program("job", "1.0.0", path).mode(Mode::Run { concurrency: 1 });
-    let release = Release::pack(builder).unwrap();
-    let fleet = TestFleet::start(probes!().release(release)).await;
-    let labor = fleet.start_child().await.unwrap();
-    within("the end", labor.wait_for(|s| s.generation.0 > 1)).await;
-    let history = labor.history();
-    let cause = history.iter().find_map(|entry| entry.cause.clone()).unwrap();
-    let Cause::BootFailed { phase: BootPhase::Start, reason } = &cause else { panic!("{cause:?}") };
-    assert!(reason.contains("cannot execute") && reason.contains("job.sh"), "{reason}");
+    let (fleet, labor) = TestFleet::with_one(probes!().release(Release::pack(builder).unwrap())).await;
+    let failed = within("an answer", labor.call_bytes("any", "", CallOptions::default())).await;
+    let Err(CallError::Answered { code, message, .. }) = failed else { panic!("{failed:?}") };
+    assert_eq!(code, CallErrorCode::Failed);
+    assert!(message.contains("cannot execute") && message.contains("job.sh"), "{message}");
+    let task = fleet.submit_bytes("any", "", TaskOptions::default()).await.unwrap();
+    let end = within("its end", task.result_bytes()).await;
+    let Err(TaskError::Failed(TaskFailure::Answered { message, .. })) = end else { panic!("{end:?}") };
+    assert!(message.contains("cannot execute"), "{message}");
     fleet.end().await;
 }

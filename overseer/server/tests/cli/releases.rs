@@ -68,6 +68,27 @@ fn a_program_is_packed_without_a_directory() {
 }
 
 #[test]
+fn a_program_that_is_run_for_each_call_is_packed_with_how_often_at_once() {
+    let world = World::new();
+    fs::write(world.path("run.sh"), "#!/bin/sh\n").unwrap();
+    let args = ["release", "pack", "--program", "run.sh", "--name", "run", "--release-version", "0.1.0"];
+    for (more, concurrency) in [(&["--run"][..], 1), (&["--run", "--concurrency", "4"], 4)] {
+        world.overseer(args.iter().chain(more)).exits(0);
+        let inspected = world.overseer(["release", "inspect", "run-0.1.0.release", "--json"]).exits(0);
+        let manifest = &inspected.document()["manifest"];
+        assert_eq!((&manifest["mode"], &manifest["concurrency"]), (&"run".into(), &concurrency.into()));
+    }
+    for (more, part) in [
+        (&["--run", "--serve"][..], "cannot be used with"),
+        (&["--concurrency", "4"], "--run"),
+        (&["--run", "--concurrency", "0"], "1 to 1024"),
+    ] {
+        let ran = world.overseer(args.iter().chain(more)).exits(2);
+        assert!(ran.stderr.contains(part), "{more:?}: {}", ran.stderr);
+    }
+}
+
+#[test]
 fn mistakes_in_arguments_change_nothing() {
     let world = World::new();
     directory(&world);
