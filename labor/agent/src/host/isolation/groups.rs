@@ -344,9 +344,14 @@ mod tests {
             return eprintln!("ignored: it needs cgroups of version 2, and root");
         };
         let groups = Groups { groups: vec![Group { version: Version::Two, directory, memory: true }] };
-        let script = format!("echo 0 > {} && sleep 3600 & sleep 3600", groups.entries()[0].display());
-        let mut shell = std::process::Command::new("sh").args(["-c", &script]).spawn().unwrap();
+        // It starts nothing before it is in the group.
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", "read go; sleep 3600 & sleep 3600"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
         fs::write(&groups.entries()[0], shell.id().to_string()).unwrap();
+        drop(shell.stdin.take());
         assert!(groups.groups[0].processes().contains(&shell.id().cast_signed()));
         assert!(!groups.was_out_of_memory());
         let directory = groups.groups[0].directory.clone();
