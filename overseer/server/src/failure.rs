@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::exit::Exit;
 
 /// Why the program did not do what it was asked for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Failure {
     /// How the program ends.
     pub(crate) exit: Exit,
@@ -25,7 +25,7 @@ pub(crate) struct Failure {
 }
 
 /// A place in a file of the user.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Place {
     pub(crate) key: Option<String>,
     pub(crate) line: u32,

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use overseer::{Backoff, BootPhase, Cause, ControlPlane, LaborState};
+use overseer::release::ReleaseBuilder;
+use overseer::{Backoff, BootPhase, Cause, ControlPlane, LaborState, Release};
 use overseer_tests::small_disk::SmallDisk;
-use overseer_tests::{TestFleet, probes, processes, within};
+use overseer_tests::{TestFleet, probe_library, probes, processes, within};
 
 const RESTARTS: u32 = 4;
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -15,7 +16,11 @@ async fn a_labor_whose_release_does_not_fit_on_its_disk_says_so_and_is_given_up_
     let Some(disk) = SmallDisk::mount(directory.path().join("disk"), 64 << 10) else { return };
     // Labors of this machine have their directories in that of their Overseer.
     let plane = ControlPlane::builder().data_directory(disk.path().join("data")).start().await.unwrap();
-    let fleet = probes!().control_plane(&plane).intensity(RESTARTS, Duration::from_secs(600));
+    let large = directory.path().join("large");
+    std::fs::write(&large, vec![7; 8 << 20]).unwrap();
+    let release = ReleaseBuilder::plugin("probe-plugin", "1.0.0", probe_library()).file("large", large);
+    let fleet = probes!().release(Release::pack(release).unwrap());
+    let fleet = fleet.control_plane(&plane).intensity(RESTARTS, Duration::from_secs(600));
     let fleet = fleet.backoff(Backoff { initial: FIRST_WAIT, ..Backoff::default() });
     let fleet = TestFleet::start(fleet).await;
     // More than the store needs, less than the release.

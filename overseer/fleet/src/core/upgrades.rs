@@ -303,3 +303,13 @@ fn one_that_has_changed_keeps_its_place_for_a_while() {
     }
     assert_eq!(world.core.upgrade_status().unwrap().stage, UpgradeStage::Watching);
 }
+
+#[test]
+fn a_fleet_that_stops_says_of_no_upgrade_that_it_is_done() {
+    let mut world = World::new(3, options());
+    world.upgrade(release(2)).unwrap();
+    let mut effects = Vec::new();
+    world.core.stop_all(world.now, Cause::Asked, &mut effects);
+    world.carry_out(effects);
+    assert!(world.core.is_empty() && world.ended.is_empty(), "{:?}", world.ended);
+}

@@ -16,7 +16,7 @@ const MOST: u64 = 8 << 30;
 /// Times that a download is gone on with after it broke, as long as each brings something.
 const RESUMES: u32 = 20;
 /// For a connection, and for the first word of the server.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Without a byte for so long a download counts as broken.
 const SILENCE: Duration = Duration::from_secs(60);
 

@@ -18,7 +18,7 @@ use overseer::FleetName;
 use toml::de::DeTable;
 
 pub(crate) use self::fleet::{AdapterKind, FleetConfig};
-pub(crate) use self::plan::{FleetPlan, Plan};
+pub(crate) use self::plan::{FETCHING, Fetch, FleetPlan, Plan};
 use self::source::Source;
 use self::table::Table;
 use crate::failure::Failure;

@@ -46,6 +46,18 @@ impl FleetPlan {
     }
 }
 
+/// When a release from a URL is fetched that is not here yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fetch {
+    /// Now, for as long as that takes.
+    Now,
+    /// Not now: its fleet cannot be planned yet, for [`FETCHING`].
+    Later,
+}
+
+/// Code of a fleet whose release is still on its way.
+pub(crate) const FETCHING: &str = "release.fetching";
+
 impl Config {
     /// Opens releases and reads keys. Blocks on the disk, and on the network for a release from a URL.
     ///
@@ -53,7 +65,7 @@ impl Config {
     /// A release that is not there, is none, or would be refused by the labors; a key that is
     /// none. Each with its place in the configuration.
     pub(crate) fn plan(&self) -> Result<Plan, Failure> {
-        match self.plan_what_can_be()? {
+        match self.plan_what_can_be(Fetch::Now)? {
             (plan, faults) if faults.is_empty() => Ok(plan),
             (_, mut faults) => Err(faults.swap_remove(0).1),
         }
@@ -63,10 +75,13 @@ impl Config {
     ///
     /// # Errors
     /// No fleet can be planned.
-    pub(crate) fn plan_what_can_be(&self) -> Result<(Plan, Vec<(FleetName, Failure)>), Failure> {
+    pub(crate) fn plan_what_can_be(
+        &self,
+        fetch: Fetch,
+    ) -> Result<(Plan, Vec<(FleetName, Failure)>), Failure> {
         let (mut fleets, mut faults) = (BTreeMap::new(), Vec::new());
         for (name, fleet) in &self.fleets {
-            match self.fleet(fleet) {
+            match self.fleet(fleet, fetch) {
                 Ok(plan) => drop(fleets.insert(name.clone(), plan)),
                 Err(failure) => faults.push((name.clone(), failure)),
             }
@@ -77,7 +92,7 @@ impl Config {
         Ok((Plan { server: self.server.clone(), fleets }, faults))
     }
 
-    fn fleet(&self, fleet: &FleetConfig) -> Result<FleetPlan, Failure> {
+    fn fleet(&self, fleet: &FleetConfig, fetch: Fetch) -> Result<FleetPlan, Failure> {
         let key = |key: &str| format!("fleets.{}.{key}", fleet.name);
         let mut keys = Vec::new();
         for trusted in &fleet.trust {
@@ -94,6 +109,10 @@ impl Config {
             ReleasePlace::File(path) => path.clone(),
             ReleasePlace::Url(url, id) => {
                 let directory = downloads();
+                if fetch == Fetch::Later && !Release::fetched(*id, &directory).is_file() {
+                    let message = format!("its release is being fetched from {url}");
+                    return Err(Failure::fault(FETCHING, message).help("wait for that"));
+                }
                 tracing::info!(fleet = %fleet.name, url, "the release is fetched, unless it was before");
                 Release::fetch(url, *id, &directory).map_err(|e| wrong(e.code(), error_text(&e), packed))?;
                 Release::fetched(*id, &directory)

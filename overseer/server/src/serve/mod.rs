@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use clap::Args;
 use overseer::FleetName;
 
-use crate::config::{self, Config, Plan};
+use crate::config::{self, Config, FETCHING, Fetch, Plan};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Target;
@@ -89,7 +89,11 @@ pub(crate) fn run(args: ServeArgs) -> Result<Exit, Failure> {
     if args.check {
         return check::run(&shown, &config.plan()?, args.data, args.json);
     }
-    let (plan, faults) = config.plan_what_can_be()?;
+    // Labors of the other fleets wait for this server, and not for a download.
+    let (plan, faults) = match config.plan_what_can_be(Fetch::Later) {
+        Err(failure) if failure.code == FETCHING => config.plan_what_can_be(Fetch::Now)?,
+        planned => planned?,
+    };
     let (data, socket) = placed(&plan, args.data)?;
     run::serve(Start { config_path, plan, faults, data, socket, json: args.json })
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use overseer::ControlPlane;
+use overseer::{ControlPlane, FleetName};
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -19,6 +19,7 @@ use crate::api::{Api, condition};
 use crate::audit::Audit;
 use crate::audit::log::AuditLog;
 use crate::audit::record;
+use crate::config::FETCHING;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::opening::cannot_start;
@@ -111,6 +112,7 @@ async fn start_and_stop(start: Start) -> Result<Exit, Failure> {
             server.plane.fleets_are_complete();
             health.serving().await;
             say_ready(&server, json);
+            fetch(&server, &access, &faults);
             tokio::select! {
                 () = condition::follow(health.clone(), server.plane.condition()) => Ok(Exit::Passed),
                 () = live(Arc::clone(&server), &access, &mut signals) => Ok(Exit::Passed),
@@ -184,7 +186,7 @@ async fn live(server: Arc<Server>, access: &Arc<Access>, signals: &mut Signals) 
                 Asked::Reload => {
                     // Beside this, for it may take as long as fleets take to stop.
                     let (server, access) = (Arc::clone(&server), Arc::clone(access));
-                    tokio::spawn(async move { reload(&server, &access).await });
+                    tokio::spawn(async move { drop(reload(&server, &access, "signal").await) });
                 }
             },
             () = alive => server.manager.alive(),
@@ -192,12 +194,31 @@ async fn live(server: Arc<Server>, access: &Arc<Access>, signals: &mut Signals) 
     }
 }
 
-async fn reload(server: &Server, access: &Access) {
+/// Fetches what was left for later, beside what runs.
+fn fetch(server: &Arc<Server>, access: &Arc<Access>, faults: &[(FleetName, Failure)]) {
+    let fetching = faults.iter().filter(|(_, failure)| failure.code == FETCHING);
+    let fleets: Vec<FleetName> = fetching.map(|(fleet, _)| fleet.clone()).collect();
+    if fleets.is_empty() {
+        return;
+    }
+    let (server, access) = (Arc::clone(server), Arc::clone(access));
+    tokio::spawn(async move {
+        if let Some(failure) = reload(&server, &access, "start").await {
+            fleets.iter().for_each(|fleet| server.faults.note(fleet, &failure));
+        }
+    });
+}
+
+/// Why it did not come to that, if it did not.
+async fn reload(server: &Server, access: &Access, why: &'static str) -> Option<Failure> {
     // One that stops starts no fleets any more.
-    let Ok(_entered) = server.gate.enter() else { return };
-    let entry = match access.audit.begin_own("signal", "Server.Reload", record::Asked::default()).await {
+    let Ok(_entered) = server.gate.enter() else { return None };
+    let entry = match access.audit.begin_own(why, "Server.Reload", record::Asked::default()).await {
         Ok(entry) => entry,
-        Err(failure) => return Target::Stderr.write(&format!("nothing changes: {failure}\n")),
+        Err(failure) => {
+            Target::Stderr.write(&format!("nothing changes: {failure}\n"));
+            return Some(failure);
+        }
     };
     let reloaded = server.reload().await;
     entry.end(reloaded.as_ref().map_or_else(|failure| &*failure.code, |_| "ok")).await;
@@ -210,11 +231,13 @@ async fn reload(server: &Server, access: &Access) {
             }
         }
         Err(failure) => {
-            let text = format!("{:?}", miette::Report::new(failure));
+            let text = format!("{:?}", miette::Report::new(failure.clone()));
             Target::Stderr
                 .write(&format!("nothing changes, for the configuration is wrong:\n{}\n", text.trim_end()));
+            return Some(failure);
         }
     }
+    None
 }
 
 fn say_ready(server: &Server, json: bool) {

@@ -206,14 +206,21 @@ impl FleetSlot {
         let _turn = self.turn.lock().await;
         let fleet = self.fleet()?;
         let upgrading = fleet.upgrade_with(Some(plan.release.clone()), options).await;
-        let upgrading = upgrading.map_err(|error| not_begun(&error))?;
+        let upgrading = upgrading.map_err(|error| not_begun(&self.name, &error))?;
         let (slot, over) = (Arc::clone(self), upgrading.clone());
         tokio::spawn(async move {
-            if over.done().await.is_ok()
-                && let Phase::Running(running) = &mut slot.inner.write().phase
-            {
-                running.plan.config.release = plan.config.release;
-                running.plan.release = plan.release;
+            if over.done().await.is_err() {
+                return;
+            }
+            let inner = &mut *slot.inner.write();
+            let present = match &mut inner.phase {
+                Phase::Running(running) => Some(&mut running.plan),
+                _ => None,
+            };
+            // What runs, and what the next start takes.
+            for known in present.into_iter().chain([&mut inner.plan]) {
+                known.config.release = plan.config.release.clone();
+                known.release = plan.release.clone();
             }
         });
         Ok(upgrading)
@@ -380,7 +387,11 @@ impl FleetSlot {
         }
         let fleet = builder.start().await.map_err(|error: StartError| {
             let text = format!("the fleet {} did not start: {error}", self.name);
-            Failure::told(Exit::Fault, error.code(), &text)
+            match error.code() {
+                "release.changed" => Failure::told(Exit::BadInput, error.code(), &text)
+                    .help("read it again: overseer reload; and replace releases by `mv`, not in place"),
+                code => Failure::told(Exit::Fault, code, &text),
+            }
         })?;
         self.events.record(&fleet);
         Ok(fleet)

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use overseer::{UpgradeError, UpgradeOptions, Upgrading};
+use overseer::{FleetName, UpgradeError, UpgradeOptions, Upgrading};
 
 use super::server::Server;
 use super::slot::FleetSlot;
-use crate::config::{Config, FleetPlan};
+use crate::config::{Config, Fetch, FleetPlan};
 use crate::exit::Exit;
 use crate::failure::Failure;
 
@@ -23,7 +23,7 @@ impl Server {
     ) -> Result<Upgrading, Failure> {
         let (path, name) = (self.config_path.clone(), slot.name.clone());
         let plan = tokio::task::spawn_blocking(move || -> Result<Option<FleetPlan>, Failure> {
-            let (mut plan, faults) = Config::read(&path)?.plan_what_can_be()?;
+            let (mut plan, faults) = Config::read(&path)?.plan_what_can_be(Fetch::Now)?;
             match faults.into_iter().find(|(fleet, _)| *fleet == name) {
                 Some((_, failure)) => Err(failure),
                 None => Ok(plan.fleets.remove(&name)),
@@ -41,7 +41,7 @@ impl Server {
 }
 
 /// As it is told.
-pub(super) fn not_begun(error: &UpgradeError) -> Failure {
+pub(super) fn not_begun(fleet: &FleetName, error: &UpgradeError) -> Failure {
     let exit = match error {
         UpgradeError::Stopped(_) | UpgradeError::Release(_) => Exit::Fault,
         _ => Exit::BadInput,
@@ -51,7 +51,7 @@ pub(super) fn not_begun(error: &UpgradeError) -> Failure {
         "upgrade.same_release" => failure.help(
             "replace the file that `release` of the fleet names, or name another one in the configuration",
         ),
-        "upgrade.running" => failure.help("follow it: overseer fleet upgrade NAME --follow"),
+        "upgrade.running" => failure.help(format!("follow it: overseer fleet upgrade {fleet} --follow")),
         _ => failure,
     }
 }

@@ -111,3 +111,33 @@ fn what_is_another_release_or_none_is_not_taken() {
         "but for what may be gone on with"
     );
 }
+
+#[test]
+fn other_fleets_are_served_while_a_release_is_fetched() {
+    let world = World::new();
+    let file = fs::read(world.path("probe.release")).unwrap();
+    let id = Release::open(&world.path("probe.release")).unwrap().id().to_string();
+    // One that takes connections and says nothing until it is told to.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/probe.release", silent.local_addr().unwrap());
+    world.configure("on_stop = \"end\"", &[("ok", "labors = 1")]);
+    let mut text = fs::read_to_string(world.path("overseer.toml")).unwrap();
+    let slow = world.fleet("slow");
+    text.push_str(&format!(
+        "[fleets.{slow}]\nadapter = \"local\"\nrelease = \"{url}\"\nrelease_id = \"{id}\"\nunsigned = \"allow\"\n"
+    ));
+    fs::write(world.path("overseer.toml"), text).unwrap();
+    let serving = world.serve();
+    world.wait_ready("ok", 1);
+    let shown = world.overseer(["fleet", "show", &slow]);
+    assert!(
+        shown.stderr.contains("release.fetching") || shown.stderr.contains("being fetched"),
+        "{}",
+        shown.stderr
+    );
+    for connection in silent.incoming().take(1) {
+        answer(connection.unwrap(), &file, usize::MAX).unwrap();
+    }
+    world.wait_ready("slow", 1);
+    serving.stop();
+}

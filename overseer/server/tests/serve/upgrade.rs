@@ -38,6 +38,11 @@ fn a_fleet_runs_the_new_release_and_a_server_that_is_started_again_too() {
     assert_eq!(shown["release_id"], done["to"]);
     let again = world.ask(["fleet", "upgrade", &fleet, "--follow"]);
     assert_eq!(again, done, "how the last one ended is still known");
+    // What was upgraded is what is started.
+    world.ask(["fleet", "stop", &fleet]);
+    world.ask(["fleet", "start", &fleet]);
+    world.wait_ready("a", 2);
+    assert_eq!(world.ask(["call", &fleet, "version"])["result"], "2.0.0");
     serving.stop();
 
     let serving = world.serve();
@@ -65,6 +70,17 @@ fn a_release_that_does_no_good_is_taken_back_and_that_is_an_exit_code() {
     let reloaded = world.ask(["reload"]);
     assert!(reloaded.to_string().contains("release takes effect at the next start"), "{reloaded}");
     assert_eq!(world.ask(["fleet", "show", &fleet])["pending"], json!(["release"]));
+
+    // One that is stopped meanwhile is not done.
+    replace(&world, "4.0.0", &[]);
+    world.ask(["fleet", "upgrade", &fleet, "--watch", "1h", "--detach"]);
+    let mut follows = world.command(["fleet", "upgrade", &fleet, "--follow"]).spawn().unwrap();
+    world.ask(["fleet", "stop", &fleet]);
+    assert!(!follows.wait().unwrap().success());
+    replace(&world, "1.0.0", &[]);
+    world.ask(["reload"]);
+    world.ask(["fleet", "start", &fleet]);
+    world.wait_ready("a", 1);
 
     // What is no release, what is none of ours, what does not run.
     fs::write(world.path("probe.release"), "no release").unwrap();

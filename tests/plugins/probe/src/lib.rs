@@ -111,6 +111,14 @@ impl Plugin for Probe {
                 }
             }
             "tick" => context.event("tick", &decode::<u64>(payload)?),
+            "tick_alone" => {
+                let context = self.context.clone();
+                std::thread::spawn(move || {
+                    // Nothing of this call travels any more, which would take it along.
+                    std::thread::sleep(Duration::from_millis(20));
+                    context.event("tick", &());
+                });
+            }
             "say" => {
                 context.progress(1, 2, "steps");
                 context.metric("heat", 36.6);

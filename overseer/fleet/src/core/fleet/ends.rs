@@ -133,6 +133,8 @@ impl FleetCore {
     /// Ends every labor; none is replaced from now on.
     pub fn stop_all(&mut self, now: Millis, cause: Cause, out: &mut Vec<Effect>) {
         self.stopping = true;
+        // Nothing of it is left to be changed; whoever waits hears of the fleet's end.
+        self.rollout = None;
         let ids: Vec<LaborId> = self.labors.keys().copied().collect();
         for id in ids {
             self.terminate(now, id, cause.clone(), out);

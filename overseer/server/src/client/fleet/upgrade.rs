@@ -20,14 +20,15 @@ Examples:
   overseer fleet upgrade web --canary 5 --batch 2 --watch 1m
   overseer fleet upgrade web --follow
 
-First replace the file that `release` of the fleet names, or name another one in the
-configuration. On each labor the new version starts beside the old one and takes the calls
+First replace the file that `release` of the fleet names, by `mv` and not in place, or name
+another one in the configuration. On each labor the new version starts beside the old one and takes the calls
 that come from then on; the old one finishes what it has. Some labors change first. If
 those, and in the end all, do well for a while, that was it; if the new version does not
 start, crashes or fails too many calls, all go back by themselves.
 
 Exit codes: 0 the fleet runs the new version; 1 it runs the old one again; 2 bad arguments,
-nothing to change; 3 a fault. An upgrade goes on when this command is interrupted.";
+nothing to change; 3 a fault, or the fleet was stopped meanwhile; 130 interrupted: the
+upgrade goes on, --follow shows it.";
 
 /// Changes the release of a fleet that runs, without losing a call
 #[derive(Debug, Args)]
