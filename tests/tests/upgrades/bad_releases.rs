@@ -12,7 +12,7 @@ use crate::scene::{Load, quick, version};
 /// many calls were lost.
 async fn rolled_back(release: Release, options: UpgradeOptions) -> (Cause, u64) {
     let deadlines =
-        Deadlines { start: Duration::from_secs(2), load: Duration::from_secs(3), ..Default::default() };
+        Deadlines { start: Duration::from_secs(5), load: Duration::from_secs(15), ..Default::default() };
     let one = probes!().release(version("1", &[])).deadlines(deadlines);
     let (fleet, labors) = TestFleet::with(one, 2).await;
     let load = Load::on(&fleet, 4);

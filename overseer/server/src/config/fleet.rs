@@ -237,6 +237,10 @@ fn release(table: &Table<'_, '_>, base: &Path) -> Result<Located<ReleasePlace>, 
     let Located { value, span } = table.required("release", release, "\"web-1.0.0.release\"")?;
     let id = table.text("release_id", "the id that `overseer release inspect` prints")?;
     let is_url = value.starts_with("https://") || value.starts_with("http://");
+    if let Some((scheme, _)) = value.split_once("://").filter(|_| !is_url) {
+        let message = format!("a release is not fetched over {scheme}");
+        return Err(table.wrong("release", &span, message, "name a path, or an http:// or https:// address"));
+    }
     let value = match (is_url, id) {
         (false, None) => ReleasePlace::File(base.join(value)),
         (false, Some(id)) => {
@@ -246,7 +250,7 @@ fn release(table: &Table<'_, '_>, base: &Path) -> Result<Located<ReleasePlace>, 
         (true, id) => {
             let example = "\"64 hexadecimal digits, as `overseer release inspect` prints them\"";
             let id = table.required("release_id", id, example)?;
-            let parsed = id.value.parse().map_err(|error| {
+            let parsed = id.value.to_ascii_lowercase().parse().map_err(|error| {
                 let help = "write the id that `overseer release inspect` prints";
                 table.wrong("release_id", &id.span, format!("{error}"), help)
             })?;

@@ -211,8 +211,7 @@ impl<'a, 'i> Table<'a, 'i> {
     /// Bytes as text, with a unit or without.
     pub(super) fn bytes(&self, key: &'static str) -> Result<Option<Located<u64>>, Failure> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        let help =
-            format!("write a number and its unit, such as {key} = \"500MiB\", or {key} = \"0\" for none");
+        let help = format!("write a number and its unit, such as {key} = \"500MiB\"");
         let DeValue::String(text) = value.get_ref() else {
             return Err(self.expected(key, value, "a size as text", help));
         };

@@ -363,6 +363,13 @@ fn every_key_that_is_wrong_is_shown_with_what_would_be_right() {
             "config.missing",
             "adapter = \"local\"",
         ),
+        (
+            "[fleets.db]\nadapter = \"local\"\nrelease = \"ftp://a/b\"",
+            6,
+            Some("fleets.db.release"),
+            "config.value",
+            "https://",
+        ),
         ("release_id = \"x\"", 4, Some("fleets.web.release_id"), "config.value", "remove it"),
         (
             "[fleets.db]\nadapter = \"local\"\nrelease = \"https://a/b\"",
