@@ -185,7 +185,7 @@ impl TokenRecord {
     }
 }
 
-/// As records have it.
+/// In whole milliseconds, as records and the API have it; the largest `u64` where it is longer.
 pub(crate) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

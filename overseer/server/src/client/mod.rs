@@ -31,6 +31,7 @@ pub(crate) use self::server::{ReloadArgs, StatusArgs};
 pub(crate) use self::submit::SubmitArgs;
 pub(crate) use self::task::TaskArgs;
 pub(crate) use self::token::TokenArgs;
+use crate::access::token::millis;
 use crate::exit::Exit;
 use crate::failure::Failure;
 
@@ -128,9 +129,4 @@ fn time(text: &str) -> Result<Duration, String> {
         None => humantime::parse_duration(text)
             .map_err(|error| format!("{error}: give one such as 500ms, 30s or 1h")),
     }
-}
-
-/// As the API has it.
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{CauseDocument, cause, print};
 use crate::api::proto::{self, fleets_client::FleetsClient};
 use crate::api::status::understand;
-use crate::client::{Channel, time};
+use crate::client::{Channel, millis, time};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{self, Target};
@@ -21,10 +21,10 @@ Examples:
   overseer fleet upgrade web --follow
 
 First replace the file that `release` of the fleet names, by `mv` and not in place, or name
-another one in the configuration. On each labor the new version starts beside the old one and takes the calls
-that come from then on; the old one finishes what it has. Some labors change first. If
-those, and in the end all, do well for a while, that was it; if the new version does not
-start, crashes or fails too many calls, all go back by themselves.
+another one in the configuration. On each labor the new version starts beside the old
+one and takes the calls that come from then on; the old one finishes what it has. Some
+labors change first. If those, and in the end all, do well for a while, that was it; if
+the new version does not start, crashes or fails too many calls, all go back by themselves.
 
 Exit codes: 0 the fleet runs the new version; 1 it runs the old one again; 2 bad arguments,
 nothing to change; 3 a fault, or the fleet was stopped meanwhile; 130 interrupted: the
@@ -144,10 +144,6 @@ pub(super) async fn run(
     shown.end();
     print(json, &last, || last.text(&args.name));
     Ok(if last.stage == "done" { Exit::Passed } else { Exit::Failed })
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How far it is: a bar on a terminal, else a line for each stage.
