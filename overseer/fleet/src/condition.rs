@@ -145,6 +145,18 @@ impl Condition {
         self.until(|condition| !pauses(condition)).await;
     }
 
+    /// Waits until labors have been kept from being started for so long, without a break, and says by what.
+    pub async fn paused_for(&self, patience: Duration) -> Trouble {
+        loop {
+            self.pause_changed(false).await;
+            if tokio::time::timeout(patience, self.startable()).await.is_err()
+                && let Some(trouble) = self.pauses()
+            {
+                return trouble;
+            }
+        }
+    }
+
     /// Waits until whether labors are kept from being started is no longer as `known`.
     pub(crate) async fn pause_changed(&self, known: bool) {
         self.until(|condition| pauses(condition) != known).await;
@@ -366,6 +378,26 @@ mod tests {
         changes.mark_unchanged();
         condition.leave(Part::Store);
         assert!(!changes.has_changed().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_pause_is_told_when_it_lasts() {
+        let condition = Condition::default();
+        let enter = || condition.enter_with(Part::Store, Path::new("/x/store.redb"), "full", 0, 4_000);
+        let patience = Duration::from_millis(300);
+        let last = async {
+            for _ in 0..3 {
+                enter();
+                tokio::task::yield_now().await;
+                condition.leave(Part::Store);
+                tokio::task::yield_now().await;
+            }
+            enter();
+            Instant::now()
+        };
+        let (trouble, last) = tokio::join!(condition.paused_for(patience), last);
+        assert_eq!(trouble.part, Part::Store);
+        assert!(last.elapsed() >= patience, "{:?}", last.elapsed());
     }
 
     #[test]

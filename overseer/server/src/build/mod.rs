@@ -149,7 +149,7 @@ async fn plan(site: &Site, request: &Request) -> Result<(Labor, PlanReport), Fai
     };
     let mut tries = 0;
     loop {
-        labor.ready().await.map_err(|e| run::no_labor(&e.cause.to_string()))?;
+        site::usable(&site.plane, &labor).await?;
         // Fetching a large repository takes as long as it takes.
         let reply: Result<PlanReply, CallError> =
             labor.call_with("plan", &ask, CallOptions::default().run(None)).await;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use overseer::call::CallError;
 use overseer::labor::Canceller;
-use overseer::{CallErrorCode, CallOptions, Labor};
+use overseer::{CallErrorCode, CallOptions, ControlPlane, Labor};
 use overseer_builder::api::{Artifact, JobReport, NeedArtifacts, PlanReport, RunRequest};
 use overseer_builder::graph::{AfterLoss, Graph, JobOutcome, JobState};
 use overseer_builder::plan::{Job, JobId};
@@ -23,7 +23,7 @@ use super::interrupt::Interrupt;
 use super::job::Settle;
 use super::progress::Running;
 use super::request::Request;
-use super::site::Site;
+use super::site::{Site, no_labor, usable};
 use crate::failure::Failure;
 
 /// Messages of tasks that wait for the loop; then the tasks wait.
@@ -37,8 +37,8 @@ const SEEN: Duration = Duration::from_secs(1);
 enum Message {
     /// A labor takes calls.
     Idle(Labor),
-    /// A labor has ended for good.
-    Gone(String),
+    /// A labor has ended for good, or cannot be started.
+    Gone(Failure),
     /// A job's call is over; its labor is free.
     Answered(JobId, Labor, Box<Result<JobReport, CallError>>, Box<Settle>),
     /// All that follows a job's answer is done.
@@ -56,6 +56,7 @@ pub(super) struct Run<'a> {
 }
 
 struct State {
+    plane: ControlPlane,
     graph: Graph,
     idle: Vec<Labor>,
     /// Labors that exist: idle, at work, or on their way.
@@ -81,6 +82,7 @@ impl Run<'_> {
     pub(super) async fn jobs(&self, first: Labor) -> Result<Vec<JobResult>, Failure> {
         let (send, mut receive) = mpsc::channel(MESSAGES);
         let mut state = State {
+            plane: self.site.plane.clone(),
             graph: Graph::new(&self.report.plan).map_err(bad_graph)?,
             idle: vec![first],
             labors: 1,
@@ -218,9 +220,9 @@ impl Run<'_> {
             Message::Idle(labor) => state.idle.push(labor),
             Message::Gone(why) => {
                 state.labors = state.labors.saturating_sub(1);
-                tracing::warn!("a labor has ended: {why}");
+                tracing::warn!("a labor less: {}", why.message);
                 if state.labors == 0 && state.calls.is_empty() {
-                    return Err(no_labor(&why));
+                    return Err(why);
                 }
                 state.gone += 1;
             }
@@ -317,24 +319,25 @@ impl State {
 
     /// Says when a labor takes calls, over its restarts.
     fn await_labor(&mut self, labor: Labor) {
-        let send = self.send.clone();
-        self.tasks.spawn(async move {
-            let message = match labor.ready().await {
-                Ok(()) => Message::Idle(labor),
-                Err(ended) => Message::Gone(ended.to_string()),
-            };
-            let _ = send.send(message).await;
-        });
+        self.await_after(std::future::ready(()), labor);
     }
 
     /// As [`State::await_labor`], for one whose status does not show yet that it takes none.
     fn await_change(&mut self, labor: Labor, seen: overseer::Status) {
-        let send = self.send.clone();
+        let watched = labor.clone();
+        let change = async move {
+            let _ = tokio::time::timeout(SEEN, watched.wait_for(|status| *status != seen)).await;
+        };
+        self.await_after(change, labor);
+    }
+
+    fn await_after(&mut self, before: impl Future<Output = ()> + Send + 'static, labor: Labor) {
+        let (send, plane) = (self.send.clone(), self.plane.clone());
         self.tasks.spawn(async move {
-            let _ = tokio::time::timeout(SEEN, labor.wait_for(|status| *status != seen)).await;
-            let message = match labor.ready().await {
+            before.await;
+            let message = match usable(&plane, &labor).await {
                 Ok(()) => Message::Idle(labor),
-                Err(ended) => Message::Gone(ended.to_string()),
+                Err(why) => Message::Gone(why),
             };
             let _ = send.send(message).await;
         });
@@ -347,9 +350,4 @@ fn decode(bytes: &[u8]) -> Result<JobReport, CallError> {
 
 fn bad_graph(error: impl std::fmt::Display) -> Failure {
     Failure::fault("build.graph", error.to_string())
-}
-
-pub(super) fn no_labor(why: &str) -> Failure {
-    Failure::fault("build.no_labor", format!("no labor can be had: {why}"))
-        .help("`overseer doctor` says what is missing on this machine; -v shows what the labors did")
 }

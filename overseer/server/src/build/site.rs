@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use overseer::local::Local;
-use overseer::{ControlPlane, Deadlines, Fleet, Restart};
+use overseer::{ControlPlane, Deadlines, Fleet, Labor, Restart};
 
 use super::builder_release::{self, Packed};
 use crate::failure::Failure;
@@ -13,6 +13,9 @@ use crate::failure::Failure;
 const STOP: Duration = Duration::from_secs(2);
 /// How long all of it may take to stop.
 const STOP_ALL: Duration = Duration::from_secs(10);
+
+/// How long the Overseer may be unable to start a labor, for want of space or of files.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An Overseer and its fleet of builders.
 pub(super) struct Site {
@@ -80,6 +83,24 @@ impl Site {
             tracing::warn!("the labors did not end in time; they end with this process");
         }
     }
+}
+
+/// Waits until a labor takes calls.
+///
+/// # Errors
+/// `build.no_labor`: it has ended for good, or cannot be started.
+pub(super) async fn usable(plane: &ControlPlane, labor: &Labor) -> Result<(), Failure> {
+    let condition = plane.condition();
+    tokio::select! {
+        ready = labor.ready() => ready.map_err(|ended| no_labor(&ended.cause.to_string())),
+        trouble = condition.paused_for(PATIENCE) => Err(no_labor(&trouble.to_string()).help(trouble.help())),
+    }
+}
+
+/// Why no job can run.
+pub(super) fn no_labor(why: &str) -> Failure {
+    Failure::fault("build.no_labor", format!("no labor can be had: {why}"))
+        .help("`overseer doctor` says what is missing on this machine; -v shows what the labors did")
 }
 
 /// The directory that survives from build to build: see [`overseer::cache_directory`].
