@@ -43,7 +43,10 @@ fn answered(code: CallErrorCode) -> Code {
         CallErrorCode::Failed | CallErrorCode::Panicked => Code::Aborted,
         CallErrorCode::NoMethod => Code::Unimplemented,
         CallErrorCode::BadPayload => Code::InvalidArgument,
-        CallErrorCode::HostEnded | CallErrorCode::NotReady | CallErrorCode::Draining => Code::Unavailable,
+        CallErrorCode::HostEnded
+        | CallErrorCode::NotReady
+        | CallErrorCode::Draining
+        | CallErrorCode::GivenBack => Code::Unavailable,
         CallErrorCode::QueueDeadline | CallErrorCode::RunDeadline => Code::DeadlineExceeded,
         CallErrorCode::Cancelled => Code::Cancelled,
         CallErrorCode::Overloaded | CallErrorCode::TooLarge => Code::ResourceExhausted,

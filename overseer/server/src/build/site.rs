@@ -15,7 +15,7 @@ const STOP: Duration = Duration::from_secs(2);
 const STOP_ALL: Duration = Duration::from_secs(10);
 
 /// How long the Overseer may be unable to start a labor, for want of space or of files.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An Overseer and its fleet of builders.
 pub(super) struct Site {
