@@ -50,6 +50,8 @@ pub(crate) enum Event<P, R> {
     Arrived(NewCall<P>),
     /// The Overseer no longer wants it.
     Cancelled(u64),
+    /// The Overseer wants it back, unless it has begun.
+    AskedBack(u64),
     /// It ended in the host, or before it got there.
     Finished(u64, Result<R, (CallErrorCode, String)>),
     /// A host is being started, and calls wait for it. One that is up finishes what it has.
@@ -168,6 +170,12 @@ impl<P> Calls<P> {
         match event {
             Event::Arrived(call) => self.arrived(now, call, &mut effects),
             Event::Cancelled(id) => self.cancelled(now, id, &mut effects),
+            Event::AskedBack(id) => {
+                if matches!(self.calls.get(&id), Some(State::Waiting(_))) {
+                    let message = "given back before it began: the labor was busy".to_owned();
+                    self.end_waiting(id, CallErrorCode::GivenBack, message, &mut effects);
+                }
+            }
             Event::Finished(id, outcome) => self.finished(now, id, outcome, &mut effects),
             Event::HostStarting => self.replace(Present::Starting, &mut effects),
             Event::HostUp { host, concurrency } => {

@@ -33,6 +33,8 @@ pub enum CallErrorCode {
     Draining = 12,
     /// A fault of the agent itself, such as a full disk.
     Agent = 13,
+    /// The attempt was given back before it began, for another labor may have room for it.
+    GivenBack = 14,
 }
 
 impl CallErrorCode {
@@ -52,6 +54,7 @@ impl CallErrorCode {
             NotReady,
             TooLarge,
             Draining,
+            GivenBack,
         ]
         .into_iter()
         .find(|c| *c as u32 == code)
@@ -75,6 +78,7 @@ impl fmt::Display for CallErrorCode {
             Self::TooLarge => "too large",
             Self::Draining => "draining",
             Self::Agent => "agent fault",
+            Self::GivenBack => "given back",
         })
     }
 }

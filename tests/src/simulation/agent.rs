@@ -1,6 +1,6 @@
 //! A node, the agent on it, and what the agent does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use overseer::core::{Event, Life, Millis, TaskEvent};
 use overseer::tasks::{AttemptEnd, Content, TaskState};
@@ -14,6 +14,7 @@ use super::world::{Down, Happening, PLACES, Up, World};
 /// What an agent has of an attempt.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Had {
+    Waits,
     Runs,
     Answered(Result<Content, AttemptEnd>),
 }
@@ -31,6 +32,8 @@ pub(super) struct Node {
     /// Sessions and answers of before do not count any more.
     pub(super) dials: u64,
     pub(super) has: BTreeMap<(TaskId, Attempt), Had>,
+    /// Those that wait for a place, and some that do not any more.
+    pub(super) waiting: VecDeque<(TaskId, Attempt)>,
     /// By its own clock, said in everybody's.
     pub(super) lease_until: Millis,
     pub(super) heard: Millis,
@@ -52,6 +55,7 @@ impl Node {
             draining: false,
             dials: 0,
             has: BTreeMap::new(),
+            waiting: VecDeque::new(),
             lease_until: now + lease * 1000 / pace,
             heard: now,
             pace,
@@ -180,7 +184,7 @@ impl World {
             .has
             .iter()
             .filter_map(|((task, attempt), had)| match had {
-                Had::Runs => None,
+                Had::Waits | Had::Runs => None,
                 Had::Answered(end) => {
                     Some(TaskEvent::Answered { life, task: *task, attempt: *attempt, end: end.clone() })
                 }
@@ -244,6 +248,9 @@ impl World {
             }
             Down::Drain => {
                 node.draining = true;
+                for (task, attempt) in std::mem::take(&mut node.waiting) {
+                    self.answer_waiting(life, task, attempt, CallErrorCode::Draining);
+                }
                 self.drained(life);
             }
             Down::Shutdown => {
@@ -252,9 +259,13 @@ impl World {
             }
             Down::Run(task, attempt) => self.run_task(life, task, attempt),
             Down::Cancel(task, attempt) => {
-                if node.has.get(&(task, attempt)) == Some(&Had::Runs) {
+                self.answer_waiting(life, task, attempt, CallErrorCode::Cancelled);
+                if self.has(life, task, attempt) == Some(&Had::Runs) {
                     self.answer(life, task, attempt, Err(error(CallErrorCode::Cancelled, None)));
                 }
+            }
+            Down::AskBack(task, attempt) => {
+                self.answer_waiting(life, task, attempt, CallErrorCode::GivenBack);
             }
             Down::Forget(task, attempt) => {
                 let had = node.has.remove(&(task, attempt));
@@ -267,6 +278,7 @@ impl World {
                         "a result is forgotten before it is stored: {record:?}"
                     );
                 }
+                self.begin_waiting(life);
             }
             Down::Closed => {
                 node.session = None;
@@ -296,9 +308,22 @@ impl World {
             node.has.insert((task, attempt), Had::Runs);
             return self.answer(life, task, attempt, Err(error(CallErrorCode::Draining, None)));
         }
-        node.has.insert((task, attempt), Had::Runs);
-        let running = node.running();
-        assert!(running <= 2 * PLACES, "{running} tasks at once on {life:?}");
+        node.has.insert((task, attempt), Had::Waits);
+        node.waiting.push_back((task, attempt));
+        self.begin_waiting(life);
+    }
+
+    /// The agent begins what waits, for as long as it has places.
+    fn begin_waiting(&mut self, life: Life) {
+        while let Some(node) = self.nodes.get_mut(&life).filter(|node| node.running() < PLACES) {
+            let Some((task, attempt)) = node.waiting.pop_front() else { return };
+            let Some(had @ Had::Waits) = node.has.get_mut(&(task, attempt)) else { continue };
+            *had = Had::Runs;
+            self.begin(life, task, attempt);
+        }
+    }
+
+    fn begin(&mut self, life: Life, task: TaskId, attempt: Attempt) {
         let record = self.store.tasks[&task].0.clone();
         let stored = matches!(record.state, TaskState::Running { attempt: a, labor, .. } if a == attempt && labor == life.labor);
         assert!(stored || record.attempts >= attempt.0, "an attempt runs that is not stored: {record:?}");
@@ -306,8 +331,21 @@ impl World {
         assert!(begun.insert(attempt), "attempt {attempt:?} of {task} runs twice");
         let once = !record.retry.on_loss && record.charged == 0;
         assert!(!once || begun.len() == 1, "a task that must not run twice does: {record:?}");
-        let takes = self.delay(20_000);
+        // Most are short, so that labors get some to wait; and then one is not.
+        let most = if self.dice.roll(4) == 0 { 20_000 } else { 12 };
+        let takes = self.delay(most);
         self.queue.after(takes, Happening::TaskEnds(life, task, attempt));
+    }
+
+    fn has(&self, life: Life, task: TaskId, attempt: Attempt) -> Option<&Had> {
+        self.nodes.get(&life)?.has.get(&(task, attempt))
+    }
+
+    /// For one that has not begun.
+    fn answer_waiting(&mut self, life: Life, task: TaskId, attempt: Attempt, code: CallErrorCode) {
+        if self.has(life, task, attempt) == Some(&Had::Waits) {
+            self.answer(life, task, attempt, Err(error(code, None)));
+        }
     }
 
     pub(super) fn task_ends(&mut self, life: Life, task: TaskId, attempt: Attempt) {
@@ -344,6 +382,7 @@ impl World {
         let Some(node) = self.nodes.get_mut(&life) else { return };
         node.has.insert((task, attempt), Had::Answered(end.clone()));
         self.say(life, Up::Task(TaskEvent::Answered { life, task, attempt, end }));
+        self.begin_waiting(life);
         self.drained(life);
     }
 

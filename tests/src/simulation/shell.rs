@@ -338,6 +338,11 @@ impl World {
                     self.order(life, session, Down::Cancel(task, attempt));
                 }
             }
+            TaskEffect::AskBack { task, attempt, life } => {
+                if let Some(session) = server.session_of(life) {
+                    self.order(life, session, Down::AskBack(task, attempt));
+                }
+            }
             TaskEffect::Forget { task, attempt, life } => {
                 if let Some(session) = server.session_of(life) {
                     self.order(life, session, Down::Forget(task, attempt));

@@ -62,6 +62,7 @@ pub(super) enum Down {
     Shutdown,
     Run(TaskId, Attempt),
     Cancel(TaskId, Attempt),
+    AskBack(TaskId, Attempt),
     Forget(TaskId, Attempt),
     /// The session is closed.
     Closed,

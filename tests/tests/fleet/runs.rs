@@ -7,7 +7,9 @@ use std::time::Duration;
 use overseer::logs::LogPiece;
 use overseer::release::{Mode, Release, ReleaseBuilder};
 use overseer::tasks::AttemptEnd;
-use overseer::{CallError, CallOptions, FleetHandle, LogStream, Retry, TaskError, TaskFailure, TaskOptions};
+use overseer::{
+    CallError, CallOptions, FleetHandle, LogStream, Retry, Task, TaskError, TaskFailure, TaskOptions,
+};
 use overseer_protocol::CallErrorCode;
 use overseer_tests::processes::Role;
 use overseer_tests::{TestFleet, eventually, probes, processes, within};
@@ -188,5 +190,38 @@ async fn a_program_that_cannot_be_executed_fails_each_call_with_the_reason() {
     let end = within("its end", task.result_bytes()).await;
     let Err(TaskError::Failed(TaskFailure::Answered { message, .. })) = end else { panic!("{end:?}") };
     assert!(message.contains("cannot execute"), "{message}");
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn short_tasks_do_not_stay_behind_a_long_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let gate = directory.path().join("gate");
+    let text =
+        format!("[ \"$OVERSEER_METHOD\" != long ] || until [ -e {} ]; do sleep 0.05; done", gate.display());
+    let fleet = TestFleet::start(probes!().release(script(directory.path(), &text, 1))).await;
+    for labor in fleet.start_children(2).await.unwrap() {
+        within("a labor", labor.ready()).await.unwrap();
+    }
+    let submit = async |method| fleet.submit_bytes(method, "", TaskOptions::default()).await.unwrap();
+    let over = async |tasks: Vec<Task>| {
+        for task in tasks {
+            within("the end of a short task", task.result_bytes()).await.unwrap();
+        }
+    };
+    let mut short = Vec::new();
+    for _ in 0..30 {
+        short.push(submit("short").await);
+    }
+    // Both labors are known to be quick now, and get some to wait.
+    over(std::mem::take(&mut short)).await;
+    let long = submit("long").await;
+    for _ in 0..30 {
+        short.push(submit("short").await);
+    }
+    over(short).await;
+    assert!(!long.record().await.unwrap().is_over());
+    std::fs::write(&gate, "").unwrap();
+    within("the long one", long.result_bytes()).await.unwrap();
     fleet.end().await;
 }

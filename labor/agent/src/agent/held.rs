@@ -85,6 +85,15 @@ impl Agent {
         }
     }
 
+    pub(super) fn on_ask_back(&mut self, attempt: &proto::AttemptRef) {
+        if let Some(held) = named(attempt).and_then(|name| self.held.0.get(&name)) {
+            let call = held.call;
+            if held.answer.is_none() {
+                self.calls_event(Event::AskedBack(call));
+            }
+        }
+    }
+
     pub(super) fn on_forget_task(&mut self, attempt: &proto::AttemptRef) {
         let held = named(attempt).and_then(|name| self.held.0.remove(&name));
         if let Some(Attempted { call, answer: None }) = held {

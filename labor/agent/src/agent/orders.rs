@@ -22,6 +22,7 @@ impl Agent {
             Some(order::Kind::Renewal(_)) => self.renew_at = Some(Instant::now()),
             Some(order::Kind::CancelTask(attempt)) => self.on_cancel_task(&attempt),
             Some(order::Kind::ForgetTask(attempt)) => self.on_forget_task(&attempt),
+            Some(order::Kind::AskBack(attempt)) => self.on_ask_back(&attempt),
             Some(order::Kind::Welcome(_)) => tracing::warn!("a second welcome in one session"),
             // Of a newer version that was not agreed on.
             None => tracing::warn!("an order that this agent does not know"),

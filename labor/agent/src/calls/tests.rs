@@ -55,6 +55,20 @@ fn calls_beyond_the_concurrency_wait_and_run_in_order() {
 }
 
 #[test]
+fn what_is_asked_back_is_given_back_unless_it_has_begun() {
+    let mut world = World::up(1);
+    for id in 1..=3 {
+        world.tell(Event::Arrived(NewCall { stored: true, ..call(id) }));
+    }
+    assert_eq!(world.tell(Event::AskedBack(1)), []);
+    let said = world.tell(Event::AskedBack(2));
+    assert_eq!(answer(&said, 2), Some((CallErrorCode::GivenBack, None)));
+    assert_eq!(world.tell(Event::AskedBack(2)), []);
+    let said = world.tell(Event::Finished(1, Ok(7)));
+    assert_eq!(said, [Effect::Answer(1, Outcome::Done(7)), Effect::Over(1), Effect::Run(3, ())]);
+}
+
+#[test]
 fn while_calls_are_short_some_wait_in_the_host_but_no_tasks() {
     let mut world = World::up(2);
     let run = |world: &mut World, first: u64, stored: bool, took: Duration| {

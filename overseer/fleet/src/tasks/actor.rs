@@ -469,6 +469,9 @@ impl TasksState {
             TaskEffect::Cancel { task, attempt, life } => {
                 self.order(life, order::Kind::CancelTask(named(task, attempt)));
             }
+            TaskEffect::AskBack { task, attempt, life } => {
+                self.order(life, order::Kind::AskBack(named(task, attempt)));
+            }
             TaskEffect::Forget { task, attempt, life } => {
                 self.order(life, order::Kind::ForgetTask(named(task, attempt)));
             }

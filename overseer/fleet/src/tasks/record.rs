@@ -332,6 +332,14 @@ impl TaskRecord {
         matches!(self.state, TaskState::Done { .. } | TaskState::Failed { .. })
     }
 
+    /// Whether an attempt of it may have begun: one that was not given back by its labor.
+    pub(crate) fn has_begun(&self) -> bool {
+        let given_back = |past: &&PastAttempt| {
+            matches!(past.end, AttemptEnd::Answered { code: CallErrorCode::GivenBack, .. })
+        };
+        self.history.iter().filter(given_back).count() < self.attempts as usize
+    }
+
     /// Whether an attempt was given to that labor, as far as it is remembered.
     pub fn ran_on(&self, which: LaborId) -> bool {
         let now = match &self.state {

@@ -82,6 +82,15 @@ pub enum TaskEffect {
         /// Who has it.
         life: Life,
     },
+    /// Ask the labor to give it back if it has not begun it; then an answer follows.
+    AskBack {
+        /// Which task.
+        task: TaskId,
+        /// Which attempt.
+        attempt: Attempt,
+        /// Who has it.
+        life: Life,
+    },
     /// The labor may forget the attempt; where it still runs, it ends it.
     Forget {
         /// Which task.

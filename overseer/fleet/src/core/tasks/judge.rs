@@ -39,6 +39,8 @@ pub(super) fn judge(
     let answered = || TaskFailure::Answered { code, message: message.clone(), cause: cause.clone() };
     match (code, cause) {
         _ if record.cancelled => Verdict::Over(TaskFailure::Cancelled),
+        // It has not run, and was asked for.
+        (CallErrorCode::GivenBack, _) => Verdict::Again(0),
         // It has not run: the labor could not take it.
         (CallErrorCode::Overloaded | CallErrorCode::NotReady | CallErrorCode::Draining, _) => {
             Verdict::Again(backoff.delay(1, random))

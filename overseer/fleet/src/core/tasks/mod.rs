@@ -5,6 +5,7 @@
 //! most one write on its way, and nothing is decided about it before that has come back, but what
 //! is heard meanwhile is kept.
 
+mod dispatch;
 mod event;
 mod judge;
 mod labors;
@@ -129,7 +130,7 @@ impl TaskCore {
             queue.range((now.saturating_add(1), TaskId(0))..).next().map(|(at, _)| *at)
         };
         let timer = self.timers.first().map(|(at, _)| *at);
-        [later(&self.queue), later(&self.alone), timer].into_iter().flatten().min()
+        [later(&self.queue), later(&self.alone), timer, self.labors.next_late()].into_iter().flatten().min()
     }
 
     /// Takes one event and says what is to be done. `now` is in milliseconds since the epoch, and
@@ -166,7 +167,7 @@ impl TaskCore {
         let phase = match record.state {
             TaskState::Running { labor, generation, .. } => {
                 let life = Life { labor, generation };
-                self.labors.take(life, id);
+                self.labors.take(now, life, id);
                 Phase::Running { life, session: None }
             }
             _ => Phase::Queued,
@@ -264,7 +265,7 @@ impl TaskCore {
                 self.end_if_cancelled(now, id, out);
             }
             Phase::Starting { life, .. } if task.record.cancelled => {
-                self.labors.release(life, id);
+                self.labors.release(now, life, id);
                 self.fail(now, id, TaskFailure::Cancelled, out);
             }
             Phase::Starting { life, session } => {
@@ -313,7 +314,7 @@ impl TaskCore {
             Ok(result) => {
                 let Life { labor, generation } = life;
                 task.record.state = TaskState::Done { result, attempt, labor, generation, at_ms: now };
-                self.labors.release(life, id);
+                self.labors.release(now, life, id);
                 self.end(id, out);
             }
             Err(end) => self.ended(now, id, end, out),
@@ -342,7 +343,7 @@ impl TaskCore {
             ended_ms: now,
             end,
         });
-        self.labors.release(life, id);
+        self.labors.release(now, life, id);
         match verdict {
             Verdict::Over(failure) => self.fail(now, id, failure, out),
             Verdict::Again(after) => self.requeue(now, id, after, out),
@@ -379,6 +380,9 @@ impl TaskCore {
     }
 
     fn tick(&mut self, now: Millis, out: &mut Vec<TaskEffect>) {
+        while let Some(life) = self.labors.late(now) {
+            self.ask_back(life, out);
+        }
         while let Some(&(at, id)) = self.timers.first() {
             if at > now {
                 break;
@@ -401,45 +405,6 @@ impl TaskCore {
                 _ => {}
             }
         }
-    }
-
-    /// Gives what waits to labors that are free, the oldest first.
-    fn dispatch(&mut self, now: Millis, out: &mut Vec<TaskEffect>) {
-        let due = |queue: &BTreeSet<(Millis, TaskId)>| {
-            queue.range(..=(now, TaskId(u128::MAX))).map(|(_, id)| *id).next()
-        };
-        loop {
-            let Some(id) = due(&self.alone) else {
-                self.labors.stop_emptying();
-                break;
-            };
-            let Some((life, session)) = self.labors.idle() else { break };
-            self.begin(now, id, life, session, out);
-        }
-        while let Some(id) = due(&self.queue) {
-            let Some((life, session)) = self.labors.least_loaded() else { return };
-            self.begin(now, id, life, session, out);
-        }
-    }
-
-    fn begin(&mut self, now: Millis, id: TaskId, life: Life, session: SessionId, out: &mut Vec<TaskEffect>) {
-        self.dequeue(id);
-        self.set_timer(id, None);
-        let Some(task) = self.tasks.get_mut(&id) else { return };
-        task.record.attempts += 1;
-        task.record.state = TaskState::Running {
-            attempt: Attempt(task.record.attempts),
-            labor: life.labor,
-            generation: life.generation,
-            since_ms: now,
-        };
-        let alone = task.record.suspicion.alone;
-        task.phase = Phase::Starting { life, session };
-        self.labors.take(life, id);
-        if alone {
-            self.labors.keep_alone(life);
-        }
-        self.write(id, out);
     }
 
     fn fail(&mut self, now: Millis, id: TaskId, failure: TaskFailure, out: &mut Vec<TaskEffect>) {
@@ -466,25 +431,6 @@ impl TaskCore {
         }
         task.writing = true;
         out.push(TaskEffect::Store(Box::new(task.record.clone()), task.revision));
-    }
-
-    fn enqueue(&mut self, id: TaskId) {
-        let Some(task) = self.tasks.get(&id) else { return };
-        let TaskState::Queued { not_before_ms } = task.record.state else { return };
-        let until = task.record.queue_until_ms.filter(|_| task.record.attempts == 0);
-        match task.record.suspicion.alone {
-            true => self.alone.insert((not_before_ms, id)),
-            false => self.queue.insert((not_before_ms, id)),
-        };
-        self.set_timer(id, until);
-    }
-
-    fn dequeue(&mut self, id: TaskId) {
-        let Some(task) = self.tasks.get(&id) else { return };
-        if let TaskState::Queued { not_before_ms } = task.record.state {
-            self.queue.remove(&(not_before_ms, id));
-            self.alone.remove(&(not_before_ms, id));
-        }
     }
 
     fn set_timer(&mut self, id: TaskId, at: Option<Millis>) {

@@ -10,11 +10,14 @@ use super::*;
 use crate::tasks::Retry;
 
 const PLACES: usize = 2;
+/// Tasks that a labor has at most, with those that wait there.
+const MOST: usize = PLACES * (1 + labors::AHEAD);
 const LABORS: u128 = 3;
 
 /// What an agent has.
 #[derive(Debug, Clone, PartialEq)]
 enum Had {
+    Waiting,
     Running,
     Done(Result<Content, AttemptEnd>),
 }
@@ -24,6 +27,8 @@ struct Node {
     life: Life,
     session: Option<SessionId>,
     has: BTreeMap<(TaskId, Attempt), Had>,
+    /// Those that wait for a place, and some that do not any more.
+    waiting: VecDeque<(TaskId, Attempt)>,
     /// To the agent, in order; lost with the session.
     orders: VecDeque<Order>,
     /// From the agent, in order; lost with the session.
@@ -34,6 +39,7 @@ struct Node {
 enum Order {
     Run(TaskId, Attempt),
     Cancel(TaskId, Attempt),
+    AskBack(TaskId, Attempt),
     Forget(TaskId, Attempt),
 }
 
@@ -106,8 +112,8 @@ impl World {
                     && record.attempts > self.store[&record.task].0.attempts
                 {
                     let places = self.core.places();
-                    let (_, has, most) = places.iter().find(|(of, ..)| of == labor).unwrap();
-                    assert!(has <= most, "{labor} has {has} of {most}");
+                    let (_, has, _) = places.iter().find(|(of, ..)| of == labor).unwrap();
+                    assert!(*has <= MOST, "{labor} has {has}");
                 }
                 self.writes.push_back((record, follows));
             }
@@ -124,6 +130,10 @@ impl World {
                 }
             }
             TaskEffect::Cancel { task, attempt, life } => self.order(life, Order::Cancel(task, attempt)),
+            TaskEffect::AskBack { task, attempt, life } => {
+                self.count("asked back");
+                self.order(life, Order::AskBack(task, attempt));
+            }
             TaskEffect::Forget { task, attempt, life } => self.order(life, Order::Forget(task, attempt)),
             TaskEffect::Over(record) => {
                 assert_eq!(self.store[&record.task].0, *record, "told before it was stored");
@@ -238,21 +248,21 @@ impl World {
                 self.finish(labor, task, attempt, Err(error(CallErrorCode::Overloaded, None)));
             }
             Some(Order::Run(task, attempt)) => {
-                node.has.insert((task, attempt), Had::Running);
-                let running = node.has.values().filter(|h| **h == Had::Running).count();
-                assert!(running <= PLACES * 2, "more than a labor takes");
-                assert!(self.begun.entry(task).or_default().insert(attempt), "an attempt runs twice");
-                let attempts = self.begun[&task].len();
-                let record = &self.store[&task].0;
-                assert!(
-                    record.retry.on_loss || record.charged > 0 || attempts == 1,
-                    "at most once ran twice"
-                );
+                node.has.insert((task, attempt), Had::Waiting);
+                node.waiting.push_back((task, attempt));
+                let open = node.has.values().filter(|h| !matches!(h, Had::Done(_))).count();
+                assert!(open <= MOST * 2, "more than a labor takes");
+                self.begin_waiting(labor);
             }
-            Some(Order::Cancel(task, attempt)) if node.has.get(&(task, attempt)) == Some(&Had::Running) => {
-                self.finish(labor, task, attempt, Err(error(CallErrorCode::Cancelled, None)));
+            Some(Order::Cancel(task, attempt)) => {
+                if let Some(Had::Waiting | Had::Running) = node.has.get(&(task, attempt)) {
+                    self.finish(labor, task, attempt, Err(error(CallErrorCode::Cancelled, None)));
+                }
             }
-            Some(Order::Cancel(..)) => {}
+            Some(Order::AskBack(task, attempt)) if node.has.get(&(task, attempt)) == Some(&Had::Waiting) => {
+                self.count("given back");
+                self.finish(labor, task, attempt, Err(error(CallErrorCode::GivenBack, None)));
+            }
             Some(Order::Forget(task, attempt)) => {
                 if let Some(Had::Done(Ok(_))) = node.has.remove(&(task, attempt)) {
                     let present = &self.store[&task].0;
@@ -260,8 +270,23 @@ impl World {
                         present.attempts > attempt.0 || matches!(present.state, TaskState::Queued { .. });
                     assert!(present.is_over() || fenced, "a result is forgotten before it was stored");
                 }
+                self.begin_waiting(labor);
             }
-            None => {}
+            Some(Order::AskBack(..)) | None => {}
+        }
+    }
+
+    /// The agent begins what waits, for as long as it has places.
+    fn begin_waiting(&mut self, labor: LaborId) {
+        let Some(node) = self.nodes.get_mut(&labor) else { return };
+        while node.has.values().filter(|h| **h == Had::Running).count() < PLACES {
+            let Some((task, attempt)) = node.waiting.pop_front() else { return };
+            let Some(had @ Had::Waiting) = node.has.get_mut(&(task, attempt)) else { continue };
+            *had = Had::Running;
+            assert!(self.begun.entry(task).or_default().insert(attempt), "an attempt runs twice");
+            let attempts = self.begun[&task].len();
+            let record = &self.store[&task].0;
+            assert!(record.retry.on_loss || record.charged > 0 || attempts == 1, "at most once ran twice");
         }
     }
 
@@ -271,6 +296,7 @@ impl World {
         if node.session.is_some() {
             node.reports.push_back(TaskEvent::Answered { life: node.life, task, attempt, end });
         }
+        self.begin_waiting(labor);
     }
 
     /// Some attempt on a node comes to its end.
@@ -314,7 +340,9 @@ impl World {
             40..55 => self.take_order(labor),
             55..70 => self.progress(labor),
             70..76 => {
-                self.now += self.roll(3_000);
+                // Most attempts take no time, so that labors get some to wait.
+                let most = if self.roll(4) == 0 { 3_000 } else { 3 };
+                self.now += self.roll(most);
                 self.event(TaskEvent::Tick);
             }
             76..80 => {
@@ -363,8 +391,8 @@ impl World {
 
 impl Node {
     fn new(life: Life) -> Self {
-        let (orders, reports) = (VecDeque::new(), VecDeque::new());
-        Self { life, session: None, has: BTreeMap::new(), orders, reports }
+        let (waiting, orders, reports) = Default::default();
+        Self { life, session: None, has: BTreeMap::new(), waiting, orders, reports }
     }
 
     fn cut(&mut self) {
@@ -380,7 +408,7 @@ fn error(code: CallErrorCode, cause: Option<Cause>) -> AttemptEnd {
 
 fn answer(life: Life, (task, attempt): (TaskId, Attempt), had: &Had) -> Option<TaskEvent> {
     match had {
-        Had::Running => None,
+        Had::Waiting | Had::Running => None,
         Had::Done(end) => Some(TaskEvent::Answered { life, task, attempt, end: end.clone() }),
     }
 }
@@ -432,5 +460,6 @@ fn no_fault_loses_a_task_doubles_its_result_or_forgets_one_too_early() {
         for code in codes {
             assert!(failed.get(code).is_some_and(|n| *n >= 10), "{code} was hardly reached: {failed:?}");
         }
+        assert!(seen["given back"] >= 10, "{seen:?}");
     }
 }
