@@ -46,6 +46,7 @@ mod restart;
 mod run;
 mod session;
 mod signals;
+mod spin;
 mod spool;
 mod telemetry;
 mod tells;

@@ -27,6 +27,12 @@ const LOOK: Duration = Duration::from_micros(150);
 /// Looks without any call, after which nobody looks.
 const CALM: u32 = 20;
 
+/// Variable that says how long a host stays awake for the next call while calls come one after the
+/// other, in microseconds. Its agent sets it.
+pub const SPIN: &str = "OVERSEER_SPIN_US";
+/// Longest such time.
+const MOST_SPIN: Duration = Duration::from_millis(1);
+
 /// Exit code of a host whose plugin did not start, or that nobody can talk to.
 const UNSTARTED: u8 = 70;
 
@@ -103,6 +109,7 @@ pub fn run(guest: Guest, socket: UnixStream) -> ExitCode {
             traces: Mutex::default(),
         }),
         turns: Mutex::new(Turns::new(Input::new(reading))),
+        spin: spin(std::env::var(SPIN).ok().as_deref()),
         changed: Condvar::new(),
         watch: Condvar::new(),
         quiet: Condvar::new(),
@@ -125,11 +132,17 @@ pub fn run(guest: Guest, socket: UnixStream) -> ExitCode {
     host.work()
 }
 
+fn spin(wanted: Option<&str>) -> Duration {
+    let micros = wanted.and_then(|text| text.parse().ok()).unwrap_or(0);
+    Duration::from_micros(micros).min(MOST_SPIN)
+}
+
 struct Host {
     guest: Guest,
     concurrency: usize,
     said: Arc<Said>,
     turns: Mutex<Turns>,
+    spin: Duration,
     /// There is work for an idle thread.
     changed: Condvar,
     /// There is something to look at for the thread that watches.
@@ -177,8 +190,9 @@ impl Host {
                     turns = self.turns();
                 }
             } else if let Some(mut input) = turns.input.take() {
+                let spin = if turns.pace.keeps() { self.spin } else { Duration::ZERO };
                 drop(turns);
-                if !input.read() {
+                if !input.read(spin) {
                     self.orphaned();
                 }
                 turns = self.turns();

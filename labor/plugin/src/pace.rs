@@ -45,6 +45,11 @@ impl Pace {
         many && self.typical < SHORT
     }
 
+    /// Whether calls are short: the next one may come soon.
+    pub(crate) fn keeps(&self) -> bool {
+        self.typical < SHORT
+    }
+
     /// A call that began then is over.
     pub(crate) fn end(&mut self, began: Instant, now: Instant) {
         let took = now.saturating_duration_since(began).min(LONG);

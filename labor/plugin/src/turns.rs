@@ -1,6 +1,10 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io::Read;
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 
 use crate::frame::{Decoder, Frame};
 use crate::pace::Pace;
@@ -174,8 +178,22 @@ impl Input {
         Self { socket, decoder: Decoder::new(), space: vec![0; 64 * 1024].into() }
     }
 
-    /// Waits for bytes; false at the end of the connection.
-    pub(crate) fn read(&mut self) -> bool {
+    /// Waits for bytes, for so long without sleeping; false at the end of the connection.
+    pub(crate) fn read(&mut self, spin: Duration) -> bool {
+        let until = (!spin.is_zero()).then(|| Instant::now() + spin);
+        while until.is_some_and(|until| Instant::now() < until) {
+            let now = RecvFlags::DONTWAIT;
+            match rustix::net::recv(&self.socket, &mut *self.space, now) {
+                // Others on this processor may be who is waited for.
+                Err(Errno::AGAIN) => std::thread::yield_now(),
+                Ok((count, _)) if count > 0 => {
+                    self.decoder.push(&self.space[..count]);
+                    return true;
+                }
+                // The end, or an error, comes again below.
+                _ => break,
+            }
+        }
         loop {
             match self.socket.read(&mut self.space) {
                 Ok(0) => return false,

@@ -46,7 +46,12 @@ impl Bench {
 
     /// A fleet of the 1 MiB release with the library's defaults.
     pub(crate) async fn fleet(&self, adapter: impl Adapter) -> Result<Fleet, BoxError> {
-        Ok(self.builder(adapter, self.release.clone()).start().await?)
+        Ok(self.small(adapter).start().await?)
+    }
+
+    /// One of the 1 MiB release that is not started yet.
+    pub(crate) fn small(&self, adapter: impl Adapter) -> FleetBuilder<Quiet> {
+        self.builder(adapter, self.release.clone())
     }
 
     pub(crate) fn builder(&self, adapter: impl Adapter, release: Release) -> FleetBuilder<Quiet> {

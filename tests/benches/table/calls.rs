@@ -4,7 +4,7 @@
 mod over_tcp;
 mod pipelined;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use overseer::local::Local;
 use overseer::{BoxError, CallOptions, Labor};
@@ -23,6 +23,7 @@ use crate::row::{Against, Row, Unit, millis};
 const PAYLOAD: [u8; 64] = [b'o'; 64];
 const CALLS: usize = 5000;
 const WARM: usize = 500;
+const SPIN: Duration = Duration::from_micros(50);
 
 pub(crate) async fn rows(bench: &Bench) -> Result<Vec<Row>, BoxError> {
     let floor = Floor::start(bench).await?;
@@ -37,7 +38,11 @@ pub(crate) async fn rows(bench: &Bench) -> Result<Vec<Row>, BoxError> {
     let unary = Against::measured("unary", ms, in_a_task(unary_one_at_a_time(floor.unix.clone())).await?);
     let ours = in_a_task(one_at_a_time(unix.clone())).await?;
     rows.push(Row::new("call, unix socket", ms, ours.clone()).against(unary).goal(0.118));
-    rows.push(Row::new("call, unix socket", ms, ours).against(stream).goal(0.118));
+    rows.push(Row::new("call, unix socket", ms, ours).against(stream.clone()).goal(0.118));
+    let spins = bench.small(Local::new()).spin(SPIN).start().await?;
+    let ours = in_a_task(one_at_a_time(ready(&spins, 1).await?.remove(0))).await?;
+    rows.push(Row::new("call, unix, 50 µs spin", ms, ours).against(stream).goal(0.05));
+    spins.stop().await;
     let stream = Against::measured("stream", ms, in_a_task(stream_one_at_a_time(floor.tcp.clone())).await?);
     let unary = Against::measured("unary", ms, in_a_task(unary_one_at_a_time(floor.tcp.clone())).await?);
     let ours = in_a_task(one_at_a_time(tcp.clone())).await?;
@@ -48,11 +53,11 @@ pub(crate) async fn rows(bench: &Bench) -> Result<Vec<Row>, BoxError> {
     let ours = pipelined::ours(&unix, 64).await?;
     let unary = Against::measured("unary", rate, pipelined::unary(&floor.unix, 64).await?);
     let stream = Against::measured("stream", rate, pipelined::stream(&floor.unix, 64).await?);
-    rows.push(Row::new("calls, 64 open", rate, ours.clone()).against(unary));
-    rows.push(Row::new("calls, 64 open", rate, ours).against(stream));
+    rows.push(Row::new("calls, 64 open", rate, ours.clone()).against(unary).goal(300e3));
+    rows.push(Row::new("calls, 64 open", rate, ours).against(stream).goal(300e3));
     let ours = pipelined::ours(&unix, 256).await?;
     let unary = Against::measured("unary", rate, pipelined::unary(&floor.unix, 256).await?);
-    rows.push(Row::new("calls, 256 open", rate, ours).against(unary));
+    rows.push(Row::new("calls, 256 open", rate, ours).against(unary).goal(300e3));
     let ours = pipelined::ours(&tcp, 64).await?;
     let unary = Against::measured("unary", rate, pipelined::unary(&floor.tcp, 64).await?);
     rows.push(Row::new("calls, 64 open, TCP", rate, ours).against(unary));

@@ -177,6 +177,7 @@ impl Agent {
                 Effect::Idle(host) => self.on_idle(host),
             }
         }
+        self.spin.open(self.calls.running() + self.calls.waiting());
     }
 
     fn run_call(&mut self, id: u64, payload: Payload) {

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
+use overseer_plugin::host::SPIN;
 use overseer_protocol::proto::{self, report::Kind};
 use overseer_protocol::{BootPhase, Cause, ReleaseId, TaskId};
 use overseer_release::{Kind as ReleaseKind, Mode, Restart};
@@ -270,6 +271,9 @@ impl Agent {
         // By it the node's owner finds what its plugins leave behind.
         if let Ok(mark) = std::env::var(marker::VARIABLE) {
             environment.insert(marker::VARIABLE.to_owned(), mark);
+        }
+        if !self.spin.time().is_zero() {
+            environment.insert(SPIN.to_owned(), self.spin.time().as_micros().to_string());
         }
         let directory = self.directory.work();
         environment.extend(self.hand_over_environment(&directory, number));

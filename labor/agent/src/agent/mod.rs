@@ -36,6 +36,7 @@ use crate::outbox::Outbox;
 use crate::owner::Owner;
 use crate::session::{Attached, Dialer, Link, LinkEvent, Standing};
 use crate::signals::Signals;
+use crate::spin::Spin;
 use crate::spool::Bounds;
 use crate::tells::{Tells, Told};
 use calling::{Open, Payload};
@@ -68,6 +69,7 @@ pub(crate) struct Agent {
     /// The certificate is newer than the session: attach again when nothing runs.
     reattach: bool,
     calls: Calls<Payload>,
+    spin: Spin,
     open: HashMap<u64, Open>,
     /// Calls whose number is still taken by one of an older session that the plugin has not let
     /// go of.
@@ -152,6 +154,7 @@ impl Agent {
             renew_at: None,
             reattach: false,
             calls: Calls::default(),
+            spin: Spin::start(),
             open: HashMap::new(),
             deferred: Vec::new(),
             held: Held::default(),
@@ -254,6 +257,7 @@ impl Agent {
             self.lease = Duration::from_millis(welcome.lease_ms);
         }
         self.lease_until = now + self.lease;
+        self.spin.set(Duration::from_micros(u64::from(welcome.spin_us)));
         self.outbox.open(stream);
         self.say_held();
         self.say_what_changed(said_ready);

@@ -86,6 +86,7 @@ impl Session for Services {
                 heartbeat_ms: script.heartbeat_ms,
                 lease_ms: script.lease_ms,
                 task_prefix: 77,
+                spin_us: 0,
             }
         };
         let order = |kind| Ok(ToLabor { orders: vec![Order { kind: Some(kind) }] });

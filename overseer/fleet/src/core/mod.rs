@@ -62,6 +62,8 @@ pub struct Options {
     pub lease: Duration,
     /// When the tasks of a labor that went silent are given to others.
     pub requeue: Requeue,
+    /// How long agent and plugin host stay awake for the next call after a short one.
+    pub spin: Duration,
     /// How often the fleet is held against what its adapter has.
     pub reconcile: Duration,
     /// How long a stored task is kept after it is over.
@@ -95,6 +97,7 @@ impl Default for Options {
             silence: Duration::from_secs(3),
             lease: Duration::from_secs(30),
             requeue: Requeue::default(),
+            spin: Duration::ZERO,
             reconcile: Duration::from_secs(60),
             task_retention: Duration::from_secs(7 * 86_400),
             deadlines: Deadlines::default(),

@@ -159,6 +159,10 @@ impl<H: Overseer> FleetBuilder<H> {
         silence: Duration => silence;
         /// How long an agent lives without word from the Overseer. Default 30 s.
         lease: Duration => lease;
+        /// How long agent and plugin host stay awake for the next call after a short one, while there is
+        /// one at a time: it takes about two thirds of the time then, and the processors have nothing
+        /// else to do meanwhile. Up to 1 ms; 50 µs does it. Default none.
+        spin: Duration => spin;
         /// When the tasks of a labor that went silent are given to others. Default
         /// [`Requeue::AfterGrace`].
         requeue: Requeue => requeue;
@@ -343,6 +347,9 @@ impl<H: Overseer> FleetBuilder<H> {
     }
 }
 
+/// Longest time to stay awake for the next word of a call.
+const MAX_SPIN: Duration = Duration::from_millis(1);
+
 fn check(options: &Options) -> Result<(), StartError> {
     let bad = |option, reason| Err(StartError::Option { option, reason });
     if options.max_nodes == 0 {
@@ -350,6 +357,9 @@ fn check(options: &Options) -> Result<(), StartError> {
     }
     if options.heartbeat.is_zero() || options.silence <= options.heartbeat {
         return bad("silence", "must be longer than the heartbeat, which must not be zero");
+    }
+    if options.spin > MAX_SPIN {
+        return bad("spin", "must be 1 ms at most: it is time that a processor does nothing else");
     }
     if options.lease <= options.silence {
         return bad("lease", "must be longer than the silence after which a labor is lost");

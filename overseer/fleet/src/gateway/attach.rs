@@ -58,6 +58,7 @@ impl SessionService for Gateway {
             heartbeat_ms: options.heartbeat.as_millis() as u32,
             lease_ms: options.lease.as_millis() as u64,
             task_prefix: labor.task_prefix,
+            spin_us: options.spin.as_micros() as u32,
         }));
         if !is_newest {
             session.order(order::Kind::Renewal(proto::Renewal {}));
