@@ -38,6 +38,11 @@ pub enum FleetEvent {
         /// Why, where it ended.
         cause: Option<Cause>,
     },
+    /// An [upgrade](crate::FleetHandle::upgrade) has begun, or has come to another stage.
+    Upgrading {
+        /// How far it is.
+        status: UpgradeStatus,
+    },
     /// An [upgrade](crate::FleetHandle::upgrade) is over.
     Upgraded {
         /// Its end.

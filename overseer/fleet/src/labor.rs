@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use overseer_protocol::{
-    Cause, Facts, Generation, INLINE_PAYLOAD, LaborId, LaborState, LogStream, MAX_PAYLOAD, TaskId,
+    Cause, Facts, Generation, INLINE_PAYLOAD, LaborId, LaborState, LogStream, MAX_PAYLOAD, ReleaseId, TaskId,
 };
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
@@ -18,6 +18,7 @@ use tokio::sync::{oneshot, watch};
 use crate::call::{CallError, CallOptions};
 use crate::claims::millis;
 use crate::clock;
+use crate::history::HistoryEntry;
 use crate::logs::Logs;
 use crate::metrics::FleetMetrics;
 use crate::pace::Pace;
@@ -36,21 +37,6 @@ pub struct Status {
     pub state: LaborState,
     /// Why it is in this state, where there is a reason.
     pub cause: Option<Cause>,
-}
-
-/// One line of a labor's history.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct HistoryEntry {
-    /// The labor.
-    pub labor: LaborId,
-    /// Its life.
-    pub generation: Generation,
-    /// The state that it entered.
-    pub state: LaborState,
-    /// Why.
-    pub cause: Option<Cause>,
-    /// When, in milliseconds since the epoch.
-    pub at_ms: u64,
 }
 
 pub(crate) struct LaborShared {
@@ -245,6 +231,11 @@ impl Labor {
     /// What its agent said of its machine when it last attached.
     pub fn facts(&self) -> Option<Arc<Facts>> {
         self.shared.facts.read().clone()
+    }
+
+    /// What takes its calls now; none where it is empty, or takes none.
+    pub fn release(&self) -> Option<ReleaseId> {
+        self.shared.session.read().as_ref().and_then(|session| session.answers.release())
     }
 
     /// Calls and attempts of tasks that it has and has not answered yet.

@@ -43,6 +43,7 @@ pub mod door;
 pub mod export;
 pub mod fleet;
 mod gateway;
+pub mod history;
 pub mod keyspace;
 pub mod labor;
 pub mod logs;

@@ -96,6 +96,7 @@ async fn loaded_by(bench: &Bench, release: &Release, cache: ReleaseCache) -> Res
     let mut connected = None;
     let millis = loop {
         let event = events.recv().await?;
+        let Some(event) = event.of_labor() else { continue };
         match (event.state, connected) {
             (LaborState::Connected, _) => connected = Some(Instant::now()),
             (LaborState::Loaded, Some(at)) => break millis(at.elapsed()),

@@ -180,6 +180,7 @@ impl World {
             Effect::OpenForCalls(..)
             | Effect::CloseForCalls(_)
             | Effect::Changed(..)
+            | Effect::Upgrading(_)
             | Effect::Upgraded(_)
             | Effect::Tell(_)
             | Effect::Stops(_) => {}

@@ -1,7 +1,7 @@
 //! Starting, counting, the history of labors.
 
 use overseer::fleet::StartChildError;
-use overseer::labor::HistoryEntry;
+use overseer::history::FleetEntry;
 use overseer::{CallError, Cause, LaborState, Release};
 use overseer_tests::{TestFleet, eventually, probes, within};
 
@@ -87,11 +87,11 @@ async fn the_history_of_a_labor_and_the_events_of_its_fleet_tell_its_life_in_ord
     assert_eq!(states, expected);
     assert!(history.is_sorted_by_key(|e| e.at_ms));
     assert_eq!(history.last().unwrap().cause, Some(Cause::Asked));
-    let mut told: Vec<HistoryEntry> = Vec::new();
+    let mut told = Vec::new();
     while told.len() < history.len() {
         told.push(within("an event", events.recv()).await.unwrap());
     }
-    assert_eq!(told, history);
+    assert_eq!(told, history.iter().cloned().map(FleetEntry::Labor).collect::<Vec<_>>());
     // The handle of one that has ended is still found, with its history.
     assert_eq!(fleet.labor(labor.id()).unwrap().history(), history);
     assert_eq!(fleet.which_children(), []);

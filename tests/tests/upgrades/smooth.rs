@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use overseer::fleet::UpgradeError;
+use overseer::history::{FleetEntry, UpgradeEntry};
 use overseer::release::ReleaseBuilder;
 use overseer::{CallOptions, FleetEvent, Release, UpgradeOptions, UpgradeStage};
 use overseer_tests::processes::{self, Role};
@@ -134,20 +135,26 @@ async fn what_cannot_be_an_upgrade_is_refused_by_name_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_callbacks_are_told_how_it_ended() {
+async fn the_callbacks_are_told_how_it_began_and_how_it_ended() {
     let (diary, mut seen) = Diary::new();
     let (fleet, _) = TestFleet::with_one(probes!(diary).release(version("1", &[]))).await;
-    for (release, stage) in
-        [(version("2", &[]), "done"), (version("3", &[("PROBE_START", "fail")]), "rolled_back")]
-    {
+    let mut events = fleet.events();
+    let no_good = version("3", &[("PROBE_START", "fail")]);
+    let [forward, back]: [&[&str]; 2] =
+        [&["canary", "rolling", "done"], &["canary", "going_back", "rolled_back"]];
+    for (release, stages) in [(version("2", &[]), forward), (no_good, back)] {
         let _ = within("the upgrade", fleet.upgrade_with(Some(release), quick()).await.unwrap().done()).await;
-        let told = within("the callback", seen.recv()).await.unwrap();
-        assert_eq!(told, stage);
+        for stage in stages {
+            assert_eq!(within("the callback", seen.recv()).await.unwrap(), *stage);
+            let entry = within("the event", events.recv()).await.unwrap();
+            let FleetEntry::Upgrade(UpgradeEntry { status, .. }) = entry else { panic!("{entry:?}") };
+            assert_eq!(status.stage.name(), *stage);
+        }
     }
     fleet.end().await;
 }
 
-/// Notes the ends of upgrades.
+/// Notes the stages of upgrades.
 struct Diary(tokio::sync::mpsc::UnboundedSender<&'static str>);
 
 impl Diary {
@@ -159,7 +166,7 @@ impl Diary {
 
 impl overseer::Overseer for Diary {
     async fn handle_event(&mut self, _: &overseer::Fleet<Self>, event: &FleetEvent) {
-        if let FleetEvent::Upgraded { status } = event {
+        if let FleetEvent::Upgrading { status } | FleetEvent::Upgraded { status } = event {
             let _ = self.0.send(status.stage.name());
         }
     }

@@ -272,6 +272,8 @@ pub enum Effect {
     Load(Life, SessionId, Option<ReleaseId>),
     /// A ready labor has changed its release: how much it takes at once may have changed.
     Changed(Life, SessionId),
+    /// An upgrade has begun, or has come to another stage.
+    Upgrading(UpgradeStatus),
     /// An upgrade is over.
     Upgraded(UpgradeStatus),
     /// Ask the agent to finish its calls.

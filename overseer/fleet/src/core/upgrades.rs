@@ -31,6 +31,8 @@ struct World {
     sessions: u64,
     /// Releases that no host gets up with.
     broken: Vec<Option<ReleaseId>>,
+    /// Stages of upgrades, as they were told.
+    stages: Vec<&'static str>,
     /// Ends of upgrades.
     ended: Vec<UpgradeStatus>,
     began: usize,
@@ -40,9 +42,9 @@ struct World {
 impl World {
     fn new(labors: u64, options: UpgradeOptions) -> Self {
         let core = FleetCore::new(Options { max_nodes: 8, intensity: 1000, ..Options::default() }, 1);
-        let (agents, broken, ended) = Default::default();
+        let (agents, broken, stages, ended) = Default::default();
         let core = core.running(release(1));
-        let mut world = Self { core, now: 0, agents, sessions: 0, broken, ended, began: 0, options };
+        let mut world = Self { core, now: 0, agents, sessions: 0, broken, stages, ended, began: 0, options };
         for n in 0..labors {
             world.tell(Event::Start(LaborId::new(1, n.into())));
         }
@@ -78,7 +80,11 @@ impl World {
                     }
                     self.check_bounds();
                 }
-                Effect::Upgraded(status) => self.ended.push(status),
+                Effect::Upgrading(status) => self.stages.push(status.stage.name()),
+                Effect::Upgraded(status) => {
+                    self.stages.push(status.stage.name());
+                    self.ended.push(status);
+                }
                 _ => {}
             }
         }
@@ -144,7 +150,8 @@ impl World {
     }
 
     fn upgrade(&mut self, to: Option<ReleaseId>) -> Result<(), NoUpgrade> {
-        let effects = self.core.upgrade(self.now, to, self.options.clone())?;
+        let (begun, effects) = self.core.upgrade(self.now, to, self.options.clone())?;
+        assert_eq!(effects[0], Effect::Upgrading(begun));
         self.began += 1;
         self.carry_out(effects);
         Ok(())
@@ -239,6 +246,7 @@ fn first_a_tenth_is_watched_then_the_others_change_then_all_are_watched() {
     assert_eq!(world.upgrade(release(3)), Err(NoUpgrade::Upgrading));
     world.settle();
     assert_eq!(world.ended[0].stage, UpgradeStage::Done);
+    assert_eq!(world.stages, ["canary", "rolling", "watching", "done"]);
     assert_eq!(world.upgrade(release(2)), Err(NoUpgrade::Same));
 }
 
@@ -265,6 +273,7 @@ fn one_that_crashes_while_it_is_watched_takes_all_back() {
     world.tell(Event::HostEnded(canary, release(2), Cause::Signal { signal: 11 }));
     world.settle();
     assert_eq!(world.ended[0].stage, UpgradeStage::RolledBack(Cause::Signal { signal: 11 }));
+    assert_eq!(world.stages, ["canary", "going_back", "rolled_back"]);
 }
 
 #[test]

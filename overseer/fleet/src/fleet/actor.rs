@@ -407,6 +407,7 @@ impl FleetState {
                 Effect::Changed(life, _) => {
                     tracing::debug!(labor = %life.labor, "a labor has changed its release")
                 }
+                Effect::Upgrading(status) => self.upgrading(status),
                 Effect::Upgraded(status) => self.upgraded(&status),
                 Effect::SendDrain(_, session) => {
                     let deadline_ms = self.shared.options.deadlines.drain.as_millis() as u64;

@@ -43,7 +43,8 @@ use crate::call::{CallError, CallOptions};
 use crate::callbacks::{Overseer, Quiet};
 use crate::condition::{Part, Trouble};
 use crate::core::{AtCapacity, Event, Finding, Life, Pass};
-use crate::labor::{HistoryEntry, Labor, OpenCall, decode, encode};
+use crate::history::FleetEntry;
+use crate::labor::{Labor, OpenCall, decode, encode};
 use crate::logs::{LogError, LogReader};
 use crate::mailbox::Mailbox;
 use crate::telemetry::Telemetry;
@@ -264,9 +265,9 @@ impl FleetHandle {
         self.shared.labor_or_ended(id)
     }
 
-    /// Changes of state of all labors from now on. One who reads too slowly loses the oldest
-    /// and is told how many.
-    pub fn events(&self) -> broadcast::Receiver<HistoryEntry> {
+    /// Changes of state of all labors, and stages of upgrades, from now on. One who reads too slowly
+    /// loses the oldest and is told how many.
+    pub fn events(&self) -> broadcast::Receiver<FleetEntry> {
         self.shared.events.subscribe()
     }
 

@@ -16,11 +16,13 @@ use super::handler::HandlerPort;
 use super::record_writer::RecordWriter;
 use super::upgrade::Releases;
 use crate::call::{CallError, CallOptions};
+use crate::claims::millis;
 use crate::clock;
 use crate::condition::Condition;
 use crate::control_plane::ControlPlane;
 use crate::core::{Life, Options, Tally, UpgradeStatus};
-use crate::labor::{HistoryEntry, Labor, LaborShared, OpenCall, begin};
+use crate::history::{FleetEntry, UpgradeEntry};
+use crate::labor::{Labor, LaborShared, OpenCall, begin};
 use crate::logs::Logs;
 use crate::metrics::{FleetMetrics, one};
 use crate::payload::Payloads;
@@ -61,7 +63,7 @@ pub(crate) struct FleetShared {
     pub(super) commands: Commands,
     turn: AtomicUsize,
     pub(crate) telemetry: broadcast::Sender<Batch>,
-    pub(crate) events: broadcast::Sender<HistoryEntry>,
+    pub(crate) events: broadcast::Sender<FleetEntry>,
     pub(crate) handler: OnceLock<Arc<dyn HandlerPort>>,
     /// None only while the fleet starts.
     pub(crate) tasks: OnceLock<Arc<Tasks>>,
@@ -374,7 +376,12 @@ impl FleetShared {
         let entry = labor.enter(life.generation, state, cause);
         let cause = entry.cause.as_ref().map(tracing::field::display);
         tracing::debug!(labor = %life.labor, generation = life.generation.0, %state, cause, "labor");
-        let _ = self.events.send(entry);
+        let _ = self.events.send(FleetEntry::Labor(entry));
+    }
+
+    pub(crate) fn record_upgrade(&self, status: UpgradeStatus) {
+        let entry = UpgradeEntry { status, at_ms: millis(clock::now()) };
+        let _ = self.events.send(FleetEntry::Upgrade(entry));
     }
 }
 

@@ -25,13 +25,11 @@ impl FleetState {
     ) -> Result<watch::Receiver<UpgradeStatus>, NoUpgrade> {
         let Upgrade { release, options } = upgrade;
         let (from, to) = (self.core.release(), release.as_ref().map(|release| release.id()));
-        let effects = self.core.upgrade(now, to, options)?;
+        let (begun, effects) = self.core.upgrade(now, to, options)?;
         said::upgrades(&self.shared.name, from, to);
         self.shared.releases.begin(release);
         self.shared.forget_answered(to, from);
-        let labors = self.core.len();
-        let begun = UpgradeStatus { from, to, stage: UpgradeStage::Canary, changed: 0, labors };
-        let (status, told) = watch::channel(self.core.upgrade_status().unwrap_or(begun));
+        let (status, told) = watch::channel(begun);
         *self.shared.upgrade.lock() = Some(status);
         self.carry_out(effects);
         let (actor, shared) = (self.nodes.actor.clone(), Arc::clone(&self.shared));
@@ -76,6 +74,14 @@ impl FleetState {
         }
     }
 
+    /// One has begun, or has come to another stage.
+    pub(super) fn upgrading(&self, status: UpgradeStatus) {
+        self.shared.record_upgrade(status.clone());
+        if let Some(handler) = self.shared.handler.get() {
+            handler.tell(Told::Event(FleetEvent::Upgrading { status }));
+        }
+    }
+
     pub(super) fn upgraded(&self, status: &UpgradeStatus) {
         let (result, runs) = match &status.stage {
             UpgradeStage::Done => ("done", status.to),
@@ -84,6 +90,7 @@ impl FleetState {
         self.shared.releases.settle(runs);
         self.shared.metrics.upgrades.add(result);
         said::upgraded(&self.shared.name, status);
+        self.shared.record_upgrade(status.clone());
         if let Some(told) = &*self.shared.upgrade.lock() {
             told.send_replace(status.clone());
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use overseer::core::{Finding, Pass};
 use overseer::fleet::ReconcileError;
-use overseer::labor::HistoryEntry;
+use overseer::history::{FleetEntry, HistoryEntry};
 use overseer::{Cause, Invitation, InviteError, Labor, LaborId};
 use overseer_protocol::Endpoint;
 use tokio_stream::wrappers::ReceiverStream;
@@ -62,6 +62,7 @@ pub(super) async fn describe(slot: &FleetSlot) -> proto::Fleet {
         pending: snapshot.pending.into_iter().map(str::to_owned).collect(),
         started_ms: since.map_or(0, millis),
         stopped_by: snapshot.stopped_by.as_ref().map(cause),
+        upgrade: snapshot.upgrade.as_ref().map(upgrade::status),
         given_up: missing.then(|| slot.events.given_up()).flatten().as_ref().map(cause),
     }
 }
@@ -85,6 +86,7 @@ fn labor(labor: &Labor) -> proto::Labor {
         host: labor.facts().map(|facts| facts.host.to_string()).unwrap_or_default(),
         open: number(labor.open_calls()),
         invited: labor.is_invited(),
+        release_id: labor.release().map(|release| release.to_string()),
     }
 }
 
@@ -92,14 +94,23 @@ pub(super) fn cause(cause: &Cause) -> proto::Cause {
     proto::Cause { code: cause.code().to_owned(), text: cause.to_string() }
 }
 
-fn event(sequence: u64, entry: &HistoryEntry) -> proto::Event {
-    proto::Event {
-        sequence,
-        labor: entry.labor.to_string(),
-        generation: entry.generation.0,
-        state: entry.state.name().to_owned(),
-        cause: entry.cause.as_ref().map(cause),
-        at_ms: entry.at_ms,
+fn event(sequence: u64, entry: &FleetEntry) -> proto::Event {
+    match entry {
+        FleetEntry::Labor(HistoryEntry { labor, generation, state, cause: why, at_ms }) => proto::Event {
+            sequence,
+            labor: labor.to_string(),
+            generation: generation.0,
+            state: state.name().to_owned(),
+            cause: why.as_ref().map(cause),
+            at_ms: *at_ms,
+            upgrade: None,
+        },
+        FleetEntry::Upgrade(entry) => proto::Event {
+            sequence,
+            at_ms: entry.at_ms,
+            upgrade: Some(upgrade::status(&entry.status)),
+            ..proto::Event::default()
+        },
     }
 }
 

@@ -21,7 +21,7 @@ mod upgrade;
 use self::invite::{InviteArgs, Invited};
 use self::reconcile::Reconciled;
 pub(super) use self::text::{age, fleet_table, header, why};
-use self::upgrade::UpgradeArgs;
+use self::upgrade::{UpgradeArgs, UpgradeDocument};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -94,7 +94,7 @@ pub(super) enum FleetCommand {
     Invite(InviteArgs),
     #[command(after_help = upgrade::EXAMPLES)]
     Upgrade(UpgradeArgs),
-    /// Prints what happens to labors of a fleet
+    /// Prints what happens to a fleet and its labors
     #[command(
         after_help = "Examples:\n  overseer fleet events web\n  overseer fleet events web --follow --backlog 0"
     )]
@@ -125,7 +125,7 @@ pub(super) enum FleetCommand {
         #[arg(long, conflicts_with = "dry_run")]
         force: bool,
     },
-    /// Prints what labors went through
+    /// Prints what a fleet and its labors went through
     #[command(
         after_help = "Examples:\n  overseer fleet history web --limit 50\n  overseer fleet history web --labor l-01k9…"
     )]
@@ -163,6 +163,8 @@ pub(super) struct FleetDocument {
     given_up: Option<CauseDocument>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stopped_by: Option<CauseDocument>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upgrade: Option<UpgradeDocument>,
 }
 
 impl From<proto::Fleet> for FleetDocument {
@@ -189,12 +191,13 @@ impl From<proto::Fleet> for FleetDocument {
             started_ms: Some(fleet.started_ms).filter(|ms| *ms > 0),
             given_up: fleet.given_up.map(cause),
             stopped_by: fleet.stopped_by.map(cause),
+            upgrade: fleet.upgrade.map(UpgradeDocument::from),
         }
     }
 }
 
 /// Why, as JSON.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(super) struct CauseDocument {
     code: String,
     text: String,
@@ -214,6 +217,7 @@ struct LaborDocument {
     open: u32,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     invited: bool,
+    release_id: Option<String>,
 }
 
 /// An event, as JSON.
@@ -227,6 +231,12 @@ enum EventDocument {
         state: String,
         #[serde(skip_serializing_if = "Option::is_none")]
         cause: Option<CauseDocument>,
+        at_ms: u64,
+    },
+    Upgrade {
+        sequence: u64,
+        #[serde(flatten)]
+        upgrade: UpgradeDocument,
         at_ms: u64,
     },
     Lost {
@@ -269,10 +279,15 @@ fn labor(labor: proto::Labor) -> LaborDocument {
         host: labor.host,
         open: labor.open,
         invited: labor.invited,
+        release_id: labor.release_id,
     }
 }
 
 fn event(event: proto::Event) -> EventDocument {
+    if let Some(upgrade) = event.upgrade {
+        let (sequence, at_ms) = (event.sequence, event.at_ms);
+        return EventDocument::Upgrade { sequence, upgrade: upgrade.into(), at_ms };
+    }
     EventDocument::Labor {
         sequence: event.sequence,
         labor: event.labor,

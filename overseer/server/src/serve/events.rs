@@ -1,8 +1,8 @@
-//! What the labors of a fleet went through: the newest events, for who asks and who follows.
+//! What a fleet and its labors went through: the newest events, for who asks and who follows.
 
 use std::collections::VecDeque;
 
-use overseer::labor::HistoryEntry;
+use overseer::history::FleetEntry;
 use overseer::{Cause, FleetHandle, LaborId, LaborState};
 use parking_lot::Mutex;
 use tokio::sync::broadcast::error::RecvError;
@@ -15,7 +15,7 @@ pub(crate) const KEPT: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Numbered {
     pub(crate) sequence: u64,
-    pub(crate) entry: HistoryEntry,
+    pub(crate) entry: FleetEntry,
 }
 
 /// The newest events of a fleet, over its starts and stops.
@@ -38,7 +38,7 @@ impl EventLog {
         Self { kept: Mutex::default(), newest: watch::Sender::new(0), most }
     }
 
-    fn push(&self, entry: HistoryEntry) {
+    fn push(&self, entry: FleetEntry) {
         let mut kept = self.kept.lock();
         let sequence = *self.newest.borrow() + 1;
         if kept.len() == self.most {
@@ -75,7 +75,8 @@ impl EventLog {
     /// The newest `limit` events, of one labor or of all, oldest first.
     pub(crate) fn newest(&self, labor: Option<LaborId>, limit: usize) -> Vec<Numbered> {
         let kept = self.kept.lock();
-        let wanted = kept.iter().rev().filter(|event| labor.is_none_or(|labor| labor == event.entry.labor));
+        let of = |event: &Numbered| event.entry.of_labor().map(|entry| entry.labor);
+        let wanted = kept.iter().rev().filter(|event| labor.is_none() || of(event) == labor);
         let mut newest: Vec<_> = wanted.take(limit).cloned().collect();
         newest.reverse();
         newest
@@ -84,8 +85,9 @@ impl EventLog {
     /// Why the last labor ended that nobody has ended.
     pub(crate) fn given_up(&self) -> Option<Cause> {
         let kept = self.kept.lock();
-        let ends = kept.iter().rev().filter(|event| event.entry.state == LaborState::Terminated);
-        ends.filter_map(|event| event.entry.cause.clone())
+        let entries = kept.iter().rev().filter_map(|event| event.entry.of_labor());
+        let ends = entries.filter(|entry| entry.state == LaborState::Terminated);
+        ends.filter_map(|entry| entry.cause.clone())
             .find(|cause| !matches!(cause, Cause::Asked | Cause::Idle))
     }
 
@@ -147,13 +149,15 @@ impl Follower {
 mod tests {
     use std::sync::Arc;
 
-    use overseer::{Generation, LaborState};
+    use overseer::history::{HistoryEntry, UpgradeEntry};
+    use overseer::{Generation, UpgradeStage, UpgradeStatus};
 
     use super::*;
 
-    fn entry(n: u32) -> HistoryEntry {
-        let labor = LaborId::new(1, u128::from(n % 2));
-        HistoryEntry { labor, generation: Generation(n), state: LaborState::Ready, cause: None, at_ms: 0 }
+    fn entry(n: u32) -> FleetEntry {
+        let (labor, generation) = (LaborId::new(1, u128::from(n % 2)), Generation(n));
+        let state = LaborState::Ready;
+        FleetEntry::Labor(HistoryEntry { labor, generation, state, cause: None, at_ms: 0 })
     }
 
     fn log(events: u32) -> Arc<EventLog> {
@@ -165,7 +169,8 @@ mod tests {
     async fn told(follower: &mut Follower) -> (u64, u64) {
         match follower.next().await {
             Followed::Event(event) => {
-                assert_eq!(u64::from(event.entry.generation.0), event.sequence);
+                let entry = event.entry.of_labor().unwrap();
+                assert_eq!(u64::from(entry.generation.0), event.sequence);
                 (event.sequence, 0)
             }
             Followed::Lost(lost) => (0, lost),
@@ -194,5 +199,15 @@ mod tests {
         assert_eq!(told(&mut late).await, (0, 5));
         assert_eq!(log.newest(Some(LaborId::new(1, 0)), 9).len(), 2);
         assert_eq!(log.newest(None, 1)[0].sequence, 10);
+    }
+
+    #[test]
+    fn an_upgrade_is_among_the_events_of_the_fleet_and_of_no_labor() {
+        let log = log(2);
+        let status = UpgradeStatus { from: None, to: None, stage: UpgradeStage::Done, changed: 1, labors: 1 };
+        log.push(FleetEntry::Upgrade(UpgradeEntry { status, at_ms: 1 }));
+        assert!(matches!(log.newest(None, 1)[0].entry, FleetEntry::Upgrade(_)));
+        assert_eq!(log.newest(Some(LaborId::new(1, 0)), 9).len(), 1);
+        assert_eq!(log.given_up(), None);
     }
 }

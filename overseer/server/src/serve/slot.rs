@@ -6,7 +6,9 @@ use std::time::SystemTime;
 
 use overseer::fleet::{StartChildError, StartError};
 use overseer::local::Local;
-use overseer::{Cause, ControlPlane, Count, Fleet, FleetName, Labor, LaborId, UpgradeOptions, Upgrading};
+use overseer::{
+    Cause, ControlPlane, Count, Fleet, FleetName, Labor, LaborId, UpgradeOptions, UpgradeStatus, Upgrading,
+};
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -74,6 +76,8 @@ pub(crate) struct Snapshot {
     pub(crate) pending: Vec<&'static str>,
     /// Why it has stopped by itself, or is about to.
     pub(crate) stopped_by: Option<Cause>,
+    /// The upgrade that is on its way, or the last one.
+    pub(crate) upgrade: Option<UpgradeStatus>,
 }
 
 /// What was done to reach a number of labors.
@@ -288,9 +292,10 @@ impl FleetSlot {
             Phase::Running(running) => (State::Running { since: running.since }, Some(running)),
             Phase::Stopping(running) => (State::Stopping { since: running.since }, Some(running)),
         };
-        let (count, stopped_by) = (Count::default(), None);
-        let mut snapshot = Snapshot { state, plan, wanted, by_hand, count, pending, stopped_by };
+        let (count, stopped_by, upgrade) = Default::default();
+        let mut snapshot = Snapshot { state, plan, wanted, by_hand, count, pending, stopped_by, upgrade };
         let Some(running) = running else { return snapshot };
+        snapshot.upgrade = running.fleet.upgrading().map(|upgrading| upgrading.status());
         snapshot.stopped_by = running.fleet.stopped_by().cloned();
         match running.fleet.count_children().await {
             Ok(count) => {

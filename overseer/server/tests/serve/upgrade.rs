@@ -1,11 +1,12 @@
 //! `overseer fleet upgrade`: a new release in the place of the old one.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use overseer::release::{ReleaseBuilder, library_beside_program};
 use serde_json::json;
 
-use crate::world::World;
+use crate::world::{World, eventually};
 
 /// Puts another version of the probe where the configuration has its release.
 fn replace(world: &World, version: &str, variables: &[(&str, &str)]) {
@@ -15,6 +16,34 @@ fn replace(world: &World, version: &str, variables: &[(&str, &str)]) {
     let packed = world.path("next.release");
     builder.write(&packed).unwrap();
     fs::rename(packed, world.path("probe.release")).unwrap();
+}
+
+/// The stages of upgrades, as the events of a fleet tell them.
+fn stages(world: &World, fleet: &str) -> Vec<String> {
+    let events =
+        world.overseer(["fleet", "events", fleet, "--json", "--backlog", "1000"]).exits(0).documents();
+    let upgrades = events.into_iter().filter(|event| event["event"] == "upgrade");
+    upgrades.map(|event| event["stage"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn while_a_fleet_changes_what_each_labor_runs_is_shown() {
+    let world = World::new();
+    world.configure("on_stop = \"end\"", &[("a", "labors = 2")]);
+    let serving = world.serve();
+    world.wait_ready("a", 2);
+    let fleet = world.fleet("a");
+    replace(&world, "2.0.0", &[]);
+    let begun = world.ask(["fleet", "upgrade", &fleet, "--watch", "1h", "--detach"]);
+    eventually("one labor has changed", || world.ask(["fleet", "show", &fleet])["upgrade"]["changed"] == 1);
+    let shown = world.ask(["fleet", "show", &fleet]);
+    let children = shown["children"].as_array().unwrap();
+    let runs: BTreeSet<_> = children.iter().map(|labor| labor["release_id"].as_str()).collect();
+    assert_eq!(runs, [begun["from"].as_str(), begun["to"].as_str()].into());
+    let text = world.overseer(["fleet", "show", &fleet]).exits(0).stdout;
+    assert!(text.contains("1/2 labors changed") && text.contains("  release"), "{text}");
+    assert!(text.contains(&begun["to"].as_str().unwrap()[..7]), "{text}");
+    serving.stop();
 }
 
 #[test]
@@ -36,6 +65,10 @@ fn a_fleet_runs_the_new_release_and_a_server_that_is_started_again_too() {
     let shown = world.ask(["fleet", "show", &fleet]);
     assert_eq!((&shown["release"], shown.get("pending")), (&json!("probe 2.0.0"), None));
     assert_eq!(shown["release_id"], done["to"]);
+    assert_eq!((&shown["upgrade"], &shown["children"][1]["release_id"]), (&done, &done["to"]));
+    let text = world.overseer(["fleet", "show", &fleet]).exits(0).stdout;
+    assert!(text.contains("last upgrade: "), "{text}");
+    assert_eq!(stages(&world, &fleet), ["canary", "rolling", "done"]);
     let again = world.ask(["fleet", "upgrade", &fleet, "--follow"]);
     assert_eq!(again, done, "how the last one ended is still known");
     // What was upgraded is what is started.
@@ -64,6 +97,9 @@ fn a_release_that_does_no_good_is_taken_back_and_that_is_an_exit_code() {
 
     replace(&world, "2.0.0", &[("PROBE_START", "fail")]);
     let back = world.overseer(["fleet", "upgrade", &fleet]).exits(1);
+    assert_eq!(stages(&world, &fleet), ["canary", "going_back", "rolled_back"]);
+    let events = world.overseer(["fleet", "events", &fleet]).exits(0).stdout;
+    assert!(events.lines().any(|line| line.contains("rolled_back") && line.contains("no bolts")), "{events}");
     assert!(back.stdout.contains("no bolts; order some"), "{}", back.stdout);
     assert!(back.stderr.contains("0/1 labors"), "a line for each stage: {}", back.stderr);
     assert_eq!(world.ask(["call", &fleet, "version"])["result"], "1.0.0");

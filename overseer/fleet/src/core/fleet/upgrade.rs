@@ -47,7 +47,8 @@ impl FleetCore {
         self.labors.get(&labor).and_then(|labor| labor.target)
     }
 
-    /// Begins to change the release of all labors. [`Effect::Upgraded`] is its end.
+    /// Begins to change the release of all labors: how it stands then, and what is to be done.
+    /// [`Effect::Upgraded`] is its end.
     ///
     /// # Errors
     /// [`NoUpgrade`]; nothing has changed.
@@ -56,27 +57,29 @@ impl FleetCore {
         now: Millis,
         to: Option<ReleaseId>,
         options: UpgradeOptions,
-    ) -> Result<Vec<Effect>, NoUpgrade> {
+    ) -> Result<(UpgradeStatus, Vec<Effect>), NoUpgrade> {
         if self.rollout.is_some() {
             return Err(NoUpgrade::Upgrading);
         }
         if to == self.release {
             return Err(NoUpgrade::Same);
         }
-        self.rollout = Some(Rollout::new(self.release, to, options));
-        let mut out = Vec::new();
+        let rollout = Rollout::new(self.release, to, options);
+        let begun = self.status_of(&rollout);
+        self.rollout = Some(rollout);
+        let mut out = vec![Effect::Upgrading(begun.clone())];
         self.roll(now, &mut out);
-        Ok(out)
+        Ok((begun, out))
     }
 
     /// The upgrade that is on its way.
     pub fn upgrade_status(&self) -> Option<UpgradeStatus> {
-        let rollout = self.rollout.as_ref()?;
-        Some(self.status_of(rollout, rollout.stage.clone()))
+        self.rollout.as_ref().map(|rollout| self.status_of(rollout))
     }
 
-    fn status_of(&self, rollout: &Rollout, stage: UpgradeStage) -> UpgradeStatus {
+    fn status_of(&self, rollout: &Rollout) -> UpgradeStatus {
         let changed = self.labors.values().filter(|l| l.is_ready() && l.runs == rollout.to).count();
+        let stage = rollout.stage.clone();
         UpgradeStatus { from: rollout.from, to: rollout.to, stage, changed, labors: self.labors.len() }
     }
 
@@ -173,6 +176,7 @@ impl FleetCore {
                 out.push(Effect::Load(labor.life(), session, from));
             }
         }
+        out.extend(self.upgrade_status().map(Effect::Upgrading));
         let mut loading = Vec::new();
         for labor in self.labors.values_mut().filter(|labor| labor.target != from) {
             labor.target = from;
@@ -195,14 +199,18 @@ impl FleetCore {
     /// Whether there is more to do at once.
     fn roll_once(&mut self, now: Millis, out: &mut Vec<Effect>) -> bool {
         let Some(mut rollout) = self.rollout.take() else { return false };
+        let before = rollout.stage.name();
         self.choose(&rollout);
         self.order_changes(now, &mut rollout, out);
         let more = self.next_stage(now, &mut rollout);
         if rollout.stage.is_over() {
-            let status = self.status_of(&rollout, rollout.stage.clone());
+            let status = self.status_of(&rollout);
             self.release = if status.stage == UpgradeStage::Done { rollout.to } else { rollout.from };
             out.push(Effect::Upgraded(status));
         } else {
+            if rollout.stage.name() != before {
+                out.push(Effect::Upgrading(self.status_of(&rollout)));
+            }
             self.rollout = Some(rollout);
         }
         more

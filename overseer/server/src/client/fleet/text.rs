@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use console::Style;
 
-use super::{CauseDocument, EventDocument, FleetDocument, Shown};
+use super::upgrade::{UpgradeDocument, short};
+use super::{CauseDocument, EventDocument, FleetDocument, LaborDocument, Shown};
 use crate::output::Target;
 use crate::table::{Cell, render};
 
@@ -50,30 +51,62 @@ pub(super) fn show(shown: &Shown) -> String {
             cause.text.replace('\n', " ")
         ));
     }
-    let labors = shown.children.as_deref().unwrap_or_default();
-    if labors.is_empty() {
-        return text;
+    if let Some(upgrade) = &shown.fleet.upgrade {
+        text.push_str(&format!("\n{}", upgrade_line(&shown.fleet.name, upgrade)));
     }
-    let mut rows = vec![header(&["labor", "life", "state", "for", "open", "from", "why"])];
+    let labors = shown.children.as_deref().unwrap_or_default();
+    if !labors.is_empty() {
+        text.push('\n');
+        text.push_str(&labor_table(&shown.fleet, labors));
+    }
+    text
+}
+
+/// How far an upgrade is, or how the last one ended.
+fn upgrade_line(fleet: &str, upgrade: &UpgradeDocument) -> String {
+    let text = upgrade.text(fleet);
+    match upgrade.is_over() {
+        true => format!("last upgrade: {text}"),
+        false => format!("{}: {}, {}\n", text.trim_end(), upgrade.progress(), upgrade.doing()),
+    }
+}
+
+fn labor_table(fleet: &FleetDocument, labors: &[LaborDocument]) -> String {
+    // How they came is of interest where they did not all come in one way, and what they run where that
+    // is not what the fleet does.
+    let joined = labors.iter().any(|labor| labor.invited);
+    let is_other =
+        |labor: &LaborDocument| labor.release_id.as_ref().is_some_and(|id| *id != fleet.release_id);
+    let other = labors.iter().any(is_other);
+    let columns = [
+        Some("labor"),
+        Some("life"),
+        Some("state"),
+        Some("for"),
+        Some("open"),
+        joined.then_some("from"),
+        other.then_some("release"),
+        Some("why"),
+    ];
+    let mut rows = vec![header(&columns.into_iter().flatten().collect::<Vec<_>>())];
     for labor in labors {
         let style = if labor.state == "ready" { Style::new().green() } else { Style::new().yellow() };
-        rows.push(vec![
-            Cell::plain(&labor.id),
-            Cell::plain(labor.generation.to_string()),
-            Cell::styled(&labor.state, style),
-            Cell::plain(age(labor.since_ms)),
-            Cell::plain(labor.open.to_string()),
-            Cell::plain(if labor.invited { "invited" } else { &shown.fleet.adapter }),
-            Cell::plain(why(labor.cause.as_ref())),
-        ]);
+        let from = if labor.invited { "invited" } else { &fleet.adapter };
+        let release = labor.release_id.as_deref().unwrap_or_default();
+        let cells = [
+            Some(Cell::plain(&labor.id)),
+            Some(Cell::plain(labor.generation.to_string())),
+            Some(Cell::styled(&labor.state, style)),
+            Some(Cell::plain(age(labor.since_ms))),
+            Some(Cell::plain(labor.open.to_string())),
+            joined.then(|| Cell::plain(from)),
+            // The line has room for no more than this of it.
+            other.then(|| Cell::plain(release.get(..7).unwrap_or_default())),
+            Some(Cell::plain(why(labor.cause.as_ref()))),
+        ];
+        rows.push(cells.into_iter().flatten().collect());
     }
-    text.push('\n');
-    // How they came is of interest where they did not all come in one way.
-    if labors.iter().all(|labor| !labor.invited) {
-        rows.iter_mut().for_each(|row| drop(row.remove(5)));
-    }
-    text.push_str(&render(&rows, usize::MAX, &[], Target::Stdout));
-    text
+    render(&rows, usize::MAX, &[], Target::Stdout)
 }
 
 /// What a command did to a fleet.
@@ -96,17 +129,27 @@ pub(super) fn done(shown: &Shown) -> String {
 pub(super) fn event(event: &EventDocument, width: usize) -> String {
     match event {
         EventDocument::Labor { labor, generation, state, cause, at_ms, .. } => {
-            let time = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(*at_ms));
-            // The day is of less use than the cause, and a line has 80 columns.
-            let time = time.to_string();
-            let time = time.get(11..23).unwrap_or(&time);
-            let why = why(cause.as_ref());
-            let line = format!("{time}  {labor} {generation:>2}  {state:<11}  {why}");
-            let cut = console::truncate_str(line.trim_end(), width, "…");
-            format!("{cut}\n")
+            let (time, why) = (time_of_day(*at_ms), why(cause.as_ref()));
+            cut(&format!("{time}  {labor} {generation:>2}  {state:<11}  {why}"), width)
+        }
+        EventDocument::Upgrade { upgrade, at_ms, .. } => {
+            let UpgradeDocument { to, stage, cause, .. } = upgrade;
+            let (time, what) = (time_of_day(*at_ms), format!("upgrade to {}", short(to)));
+            let why = if cause.is_some() { why(cause.as_ref()) } else { upgrade.progress() };
+            cut(&format!("{time}  {what:<31}  {stage:<11}  {why}"), width)
         }
         EventDocument::Lost { events } => format!("[{events} events are missing here]\n"),
     }
+}
+
+/// The day is of less use than the cause, and a line has 80 columns.
+fn time_of_day(at_ms: u64) -> String {
+    let time = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(at_ms)).to_string();
+    time.get(11..23).map(str::to_owned).unwrap_or(time)
+}
+
+fn cut(line: &str, width: usize) -> String {
+    format!("{}\n", console::truncate_str(line.trim_end(), width, "…"))
 }
 
 /// The first row of a table.
@@ -121,6 +164,9 @@ fn notes(fleet: &FleetDocument) -> String {
     }
     if let Some(cause) = &fleet.given_up {
         notes.push(format!("given up: {}", cause.text.replace('\n', " ")));
+    }
+    if let Some(upgrade) = fleet.upgrade.as_ref().filter(|upgrade| !upgrade.is_over()) {
+        notes.push(format!("upgrade: {}", upgrade.progress()));
     }
     if fleet.by_hand {
         notes.push("by hand".to_owned());
@@ -152,7 +198,6 @@ pub(in crate::client) fn age(since_ms: u64) -> String {
 mod tests {
     use console::measure_text_width;
 
-    use super::super::LaborDocument;
     use super::*;
 
     fn fleet(name: &str) -> FleetDocument {
@@ -171,23 +216,34 @@ mod tests {
             started_ms: Some(1),
             given_up: None,
             stopped_by: None,
+            upgrade: None,
         }
+    }
+
+    fn labor(state: &str, cause: Option<CauseDocument>) -> LaborDocument {
+        LaborDocument {
+            id: format!("l-{}", "0".repeat(26)),
+            generation: 12,
+            state: state.into(),
+            cause,
+            since_ms: u64::MAX,
+            host: String::new(),
+            open: 12,
+            invited: false,
+            release_id: None,
+        }
+    }
+
+    fn upgrade(stage: &str, cause: Option<CauseDocument>) -> UpgradeDocument {
+        let (from, to, stage) = ("1".repeat(64), "2".repeat(64), stage.to_owned());
+        UpgradeDocument { from, to, stage, changed: 1, labors: 12, cause }
     }
 
     #[test]
     fn lists_fit_a_terminal_and_one_fleet_is_whole() {
         let cause = || Some(CauseDocument { code: "exited".into(), text: "x".repeat(200) });
         let id = format!("l-{}", "0".repeat(26));
-        let labor = LaborDocument {
-            id: id.clone(),
-            generation: 12,
-            state: "terminating".into(),
-            cause: cause(),
-            since_ms: 0,
-            host: String::new(),
-            open: 12,
-            invited: true,
-        };
+        let labor = LaborDocument { invited: true, ..labor("terminating", cause()) };
         let fleet = fleet(&"f".repeat(63));
         let shown = Shown { fleet, children: Some(vec![labor]), started: Some(1), draining: Some(2) };
         let happened = EventDocument::Labor {
@@ -206,5 +262,47 @@ mod tests {
         assert!(event(&happened, usize::MAX).contains(&"x".repeat(200)));
         assert!(text.contains("22:13:20.123  l-"), "{text}");
         assert!(done(&shown).ends_with("is running; 1 labor started; 2 labors drain\n"));
+    }
+
+    #[test]
+    fn an_upgrade_is_shown_with_what_each_labor_runs() {
+        let running = FleetDocument { release_id: "1".repeat(64), ..fleet("web") };
+        let shown = |stage, cause, releases: [&str; 2]| {
+            let children = releases.map(|digit| LaborDocument {
+                release_id: Some(digit.repeat(64)),
+                ..labor("terminating", None)
+            });
+            let fleet = FleetDocument {
+                upgrade: Some(upgrade(stage, cause)),
+                release_id: "1".repeat(64),
+                ..fleet("web")
+            };
+            show(&Shown { fleet, children: Some(children.into()), started: None, draining: None })
+        };
+        let text = shown("canary", None, ["1", "2"]);
+        for part in [
+            "web changes from 111111111111 to 222222222222: 1/12 labors changed, the first labors",
+            "upgrade: 1/12 labors changed",
+            "  release  why",
+            "  2222222",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        for line in text.lines().filter(|line| line.starts_with("l-") || line.starts_with("labor ")) {
+            assert!(measure_text_width(line) <= 80, "{line}");
+        }
+        let why = CauseDocument { code: "policy".into(), text: "no\nbolts".into() };
+        let text = shown("rolled_back", Some(why.clone()), ["1", "1"]);
+        assert!(text.contains("last upgrade: web runs 111111111111 again on 12 labors: no bolts"), "{text}");
+        assert!(!text.contains("  release  why"), "all run what the fleet does: {text}");
+        assert!(fleet_table(&[running], 80).lines().all(|line| !line.contains("upgrade")));
+        for (stage, cause, said) in
+            [("canary", None, "1/12 labors changed"), ("going_back", Some(why), "no bolts")]
+        {
+            let event = EventDocument::Upgrade { sequence: 1, upgrade: upgrade(stage, cause), at_ms: 0 };
+            let line = super::event(&event, 80);
+            assert!(line.contains("upgrade to 222222222222") && line.contains(stage), "{line}");
+            assert!(line.trim_end().ends_with(said) && measure_text_width(line.trim_end()) <= 80, "{line}");
+        }
     }
 }

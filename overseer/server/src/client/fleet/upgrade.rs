@@ -6,13 +6,14 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::{CauseDocument, cause, print};
+use super::{CauseDocument, cause, print, why};
 use crate::api::proto::{self, fleets_client::FleetsClient};
 use crate::api::status::understand;
 use crate::client::{Channel, millis, time};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{self, Target};
+use crate::serve::reload::labors;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -60,18 +61,18 @@ pub(in crate::client) struct UpgradeArgs {
 }
 
 /// An upgrade, as JSON.
-#[derive(Debug, Serialize)]
-struct Document {
-    from: String,
-    to: String,
-    stage: String,
-    changed: u32,
-    labors: u32,
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct UpgradeDocument {
+    pub(super) from: String,
+    pub(super) to: String,
+    pub(super) stage: String,
+    pub(super) changed: u32,
+    pub(super) labors: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    cause: Option<CauseDocument>,
+    pub(super) cause: Option<CauseDocument>,
 }
 
-impl From<proto::Upgrade> for Document {
+impl From<proto::Upgrade> for UpgradeDocument {
     fn from(upgrade: proto::Upgrade) -> Self {
         Self {
             from: upgrade.from,
@@ -84,9 +85,9 @@ impl From<proto::Upgrade> for Document {
     }
 }
 
-impl Document {
+impl UpgradeDocument {
     /// What goes on, for people.
-    fn doing(&self) -> &'static str {
+    pub(super) fn doing(&self) -> &'static str {
         match self.stage.as_str() {
             "canary" => "the first labors change and are watched",
             "rolling" => "the others change",
@@ -97,17 +98,32 @@ impl Document {
         }
     }
 
-    fn text(&self, fleet: &str) -> String {
-        let (short, labors) = (|id: &str| id.chars().take(12).collect::<String>(), self.labors);
-        let on = if labors == 1 { "1 labor".to_owned() } else { format!("{labors} labors") };
+    /// Whether nothing follows.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.stage.as_str(), "done" | "rolled_back")
+    }
+
+    /// How far it is, for a note.
+    pub(super) fn progress(&self) -> String {
+        format!("{}/{} labors changed", self.changed, self.labors)
+    }
+
+    /// For people, on a line.
+    pub(super) fn text(&self, fleet: &str) -> String {
+        let on = labors(self.labors as usize);
         match (self.stage.as_str(), &self.cause) {
             ("done", _) => format!("{fleet} runs {} on {on}\n", short(&self.to)),
-            ("rolled_back", Some(why)) => {
-                format!("{fleet} runs {} again on {on}: {}\n", short(&self.from), why.text)
+            ("rolled_back", cause) => {
+                format!("{fleet} runs {} again on {on}: {}\n", short(&self.from), why(cause.as_ref()))
             }
             _ => format!("{fleet} changes from {} to {}\n", short(&self.from), short(&self.to)),
         }
     }
+}
+
+/// The beginning of a release's id, for people.
+pub(super) fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
 }
 
 /// Begins an upgrade, or finds one, and shows it until it is over.
@@ -128,7 +144,7 @@ pub(super) async fn run(
         };
         let begun = client.upgrade(request).await.map_err(failed)?.into_inner().upgrade;
         if args.detach {
-            let begun = Document::from(begun.unwrap_or_default());
+            let begun = UpgradeDocument::from(begun.unwrap_or_default());
             print(json, &begun, || begun.text(&args.name));
             return Ok(Exit::Passed);
         }
@@ -136,7 +152,7 @@ pub(super) async fn run(
     let request = proto::FollowUpgradeRequest { fleet: args.name.clone() };
     let mut statuses = client.follow_upgrade(request).await.map_err(failed)?.into_inner();
     let mut shown = Shown::new(json);
-    let mut last = Document::from(proto::Upgrade::default());
+    let mut last = UpgradeDocument::from(proto::Upgrade::default());
     while let Some(next) = statuses.message().await.map_err(failed)? {
         last = next.upgrade.unwrap_or_default().into();
         shown.show(&last);
@@ -164,7 +180,7 @@ impl Shown {
         Self { bar: bar.filter(|_| !json), json, stage: String::new() }
     }
 
-    fn show(&mut self, now: &Document) {
+    fn show(&mut self, now: &UpgradeDocument) {
         if let Some(bar) = &self.bar {
             bar.set_length(now.labors.into());
             bar.set_position(now.changed.into());
