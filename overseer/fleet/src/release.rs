@@ -4,6 +4,7 @@
 mod fetched;
 mod kept;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -96,6 +97,21 @@ impl Release {
     pub fn plugin_beside_program(name: &str, version: &str) -> Result<Self, ReleaseError> {
         let library = library_beside_program(name)?;
         Self::pack(ReleaseBuilder::plugin(&name.replace('_', "-"), version, library))
+    }
+
+    /// Writes a copy of its file, which this user alone may read: complete and on the disk, or not at
+    /// all. Blocks.
+    ///
+    /// # Errors
+    /// `release.changed` if its file is not what it was when it was opened; `release.package_io`.
+    pub fn save(&self, path: &Path) -> Result<(), PackageError> {
+        let io = |source| PackageError::Io { path: path.to_owned(), source };
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        let file = tempfile::Builder::new().prefix(".release-").tempfile_in(directory).map_err(io)?;
+        self.package.copy_to(file.as_file().try_clone().map_err(io)?, path)?;
+        file.as_file().sync_all().map_err(io)?;
+        file.persist(path).map_err(|error| io(error.error))?;
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)
     }
 
     /// Its content address.

@@ -62,6 +62,7 @@ pub(super) async fn describe(slot: &FleetSlot) -> proto::Fleet {
         pending: snapshot.pending.into_iter().map(str::to_owned).collect(),
         started_ms: since.map_or(0, millis),
         stopped_by: snapshot.stopped_by.as_ref().map(cause),
+        taken_back: snapshot.taken_back.as_ref().map(upgrade::taken_back),
         upgrade: snapshot.upgrade.as_ref().map(upgrade::status),
         given_up: missing.then(|| slot.events.given_up()).flatten().as_ref().map(cause),
     }
@@ -187,11 +188,13 @@ impl proto::fleets_server::Fleets for Service {
         let caller = caller::of(&request)?;
         let request = request.into_inner();
         let slot = self.seen(&caller).fleet(&request.fleet).map_err(refuse)?;
-        let asked = Asked::of(&request.fleet).with_some("labors", request.labors);
+        let asked = Asked::of(&request.fleet)
+            .with_some("labors", request.labors)
+            .with_some("anyway", request.anyway.then_some(true));
         let entry = self.record(&caller, asked).await?;
         let server = Arc::clone(&self.server);
         self.to_the_end(entry, async move {
-            let done = slot.start(request.labors).await?;
+            let done = slot.start(request.labors, request.anyway).await?;
             server.faults.clear(&slot.name);
             Ok(proto::StartFleetResponse {
                 fleet: Some(describe(&slot).await),

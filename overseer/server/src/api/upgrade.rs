@@ -12,6 +12,7 @@ use super::{Answers, WAITING, proto};
 use crate::failure::Failure;
 use crate::serve::gate;
 use crate::serve::server::Server;
+use crate::serve::taken_back::TakenBack;
 
 pub(super) fn options(request: &proto::UpgradeFleetRequest) -> UpgradeOptions {
     let usual = UpgradeOptions::default();
@@ -39,6 +40,15 @@ pub(super) fn status(status: &UpgradeStatus) -> proto::Upgrade {
         changed: number(status.changed),
         labors: number(status.labors),
         cause: why,
+    }
+}
+
+pub(super) fn taken_back(taken_back: &TakenBack) -> proto::TakenBack {
+    let TakenBack { release, before, cause: why } = taken_back;
+    proto::TakenBack {
+        release: release.to_string(),
+        before: before.to_string(),
+        cause: why.as_ref().map(cause),
     }
 }
 

@@ -21,7 +21,7 @@ mod upgrade;
 use self::invite::{InviteArgs, Invited};
 use self::reconcile::Reconciled;
 pub(super) use self::text::{age, fleet_table, header, why};
-use self::upgrade::{UpgradeArgs, UpgradeDocument};
+use self::upgrade::{TakenBackDocument, UpgradeArgs, UpgradeDocument};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -58,7 +58,8 @@ pub(super) enum FleetCommand {
     #[command(
         after_help = "Examples:\n  overseer fleet start web\n  overseer fleet start web --labors 8\n\n\
         A number given here goes before the configuration's, also after a restart of the server,\n\
-        until the fleet is started without one."
+        until the fleet is started without one. Where the configuration names a release that\n\
+        an upgrade has taken back, the one before is started, unless --anyway is given."
     )]
     Start {
         /// Name of the fleet
@@ -67,6 +68,9 @@ pub(super) enum FleetCommand {
         /// How many labors; else as many as the configuration says
         #[arg(long, value_name = "N")]
         labors: Option<u32>,
+        /// Run the release of the configuration on all labors though it was taken back
+        #[arg(long)]
+        anyway: bool,
     },
     /// Ends all labors of a fleet; it stays stopped until it is started again
     #[command(after_help = "Example:\n  overseer fleet stop web\n\n\
@@ -165,6 +169,8 @@ pub(super) struct FleetDocument {
     stopped_by: Option<CauseDocument>,
     #[serde(skip_serializing_if = "Option::is_none")]
     upgrade: Option<UpgradeDocument>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    taken_back: Option<TakenBackDocument>,
 }
 
 impl From<proto::Fleet> for FleetDocument {
@@ -192,6 +198,7 @@ impl From<proto::Fleet> for FleetDocument {
             given_up: fleet.given_up.map(cause),
             stopped_by: fleet.stopped_by.map(cause),
             upgrade: fleet.upgrade.map(UpgradeDocument::from),
+            taken_back: fleet.taken_back.map(TakenBackDocument::from),
         }
     }
 }
@@ -322,8 +329,8 @@ pub(super) async fn run(command: FleetCommand, channel: Channel, json: bool) -> 
             let shown = Shown { children: Some(labors), ..shown(got.fleet) };
             print(json, &shown, || text::show(&shown));
         }
-        FleetCommand::Start { name, labors } => {
-            let request = proto::StartFleetRequest { fleet: name, labors };
+        FleetCommand::Start { name, labors, anyway } => {
+            let request = proto::StartFleetRequest { fleet: name, labors, anyway };
             let done = client.start(request).await.map_err(failed)?.into_inner();
             let (started, draining) = (Some(done.started), Some(done.drained));
             let shown = Shown { started, draining, ..shown(done.fleet) };

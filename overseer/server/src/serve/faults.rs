@@ -28,6 +28,7 @@ impl Faults {
         tracing::error!(%fleet, %failure, "a fleet is not served");
         let again = format!("then run `overseer reload`, or `overseer fleet start {fleet}`");
         let help = match &failure.help {
+            Some(help) if help.contains("overseer fleet start") => help.clone(),
             Some(help) => format!("{help}; {again}"),
             None => format!("put that right, {again}"),
         };

@@ -15,6 +15,7 @@ mod run;
 pub(crate) mod server;
 pub(crate) mod slot;
 mod socket;
+pub(crate) mod taken_back;
 mod upgrade;
 
 use std::path::PathBuf;

@@ -109,7 +109,12 @@ impl Server {
 async fn replan(slot: &FleetSlot, plan: FleetPlan, changes: &mut Vec<Change>) -> Result<(), Failure> {
     let name = slot.name.as_str();
     let before = slot.wanted().0;
-    let waiting = slot.replan(plan);
+    let (mut waiting, taken_back) = slot.replan(plan).await;
+    if taken_back {
+        waiting.retain(|key| *key != "release");
+        let text = format!("release was taken back; `overseer fleet upgrade {name}` tries it again");
+        changes.push(Change::of(name, "waits", text));
+    }
     if !waiting.is_empty() {
         let now = match waiting.contains(&"release") {
             true => format!("; `overseer fleet upgrade {name}` changes the release now"),

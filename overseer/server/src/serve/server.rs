@@ -1,6 +1,6 @@
 //! A server that runs: its control plane, its fleets, and what is asked of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -14,6 +14,7 @@ use super::gate::Gate;
 use super::notify::ServiceManager;
 use super::reload::labors;
 use super::slot::FleetSlot;
+use super::taken_back::TakenBackReleases;
 use crate::config::{FleetPlan, OnStop, Plan, ServerConfig};
 use crate::failure::Failure;
 
@@ -35,6 +36,7 @@ pub(crate) struct Server {
     pub(super) reloading: tokio::sync::Mutex<()>,
     /// Fleets that are not served, and why.
     pub(crate) faults: Faults,
+    taken_back: Arc<TakenBackReleases>,
     fleets: RwLock<BTreeMap<FleetName, Arc<FleetSlot>>>,
 }
 
@@ -49,6 +51,7 @@ impl Server {
         manager: ServiceManager,
     ) -> Self {
         Self {
+            taken_back: Arc::new(TakenBackReleases::new(plane.clone(), &data)),
             plane,
             gate: Gate::default(),
             config: RwLock::new(config),
@@ -107,7 +110,7 @@ impl Server {
     }
 
     pub(super) async fn add(&self, plan: FleetPlan) -> Result<Arc<FleetSlot>, Failure> {
-        let slot = FleetSlot::load(&self.plane, plan).await?;
+        let slot = FleetSlot::load(&self.plane, &self.taken_back, plan).await?;
         self.fleets.write().insert(slot.name.clone(), Arc::clone(&slot));
         Ok(slot)
     }
@@ -122,6 +125,9 @@ impl Server {
     /// # Errors
     /// Those of the store.
     pub(super) async fn start_fleets(&self, plan: Plan) -> Result<(), Failure> {
+        let faulty = self.faults.all().into_iter().map(|fault| fault.fleet);
+        let configured: BTreeSet<FleetName> = plan.fleets.keys().cloned().chain(faulty).collect();
+        self.taken_back.retain(&configured).await;
         let mut starts = tokio::task::JoinSet::new();
         for fleet in plan.fleets.into_values() {
             let slot = self.add(fleet).await?;

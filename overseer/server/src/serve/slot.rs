@@ -1,20 +1,20 @@
 //! One fleet of the configuration: started, stopped and brought to its number of labors.
 
+mod upgrade;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use overseer::fleet::{StartChildError, StartError};
 use overseer::local::Local;
-use overseer::{
-    Cause, ControlPlane, Count, Fleet, FleetName, Labor, LaborId, UpgradeOptions, UpgradeStatus, Upgrading,
-};
+use overseer::{Cause, ControlPlane, Count, Fleet, FleetName, Labor, LaborId, UpgradeStatus};
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::desired::{self, Desired};
 use super::events::EventLog;
-use super::upgrade::not_begun;
+use super::taken_back::{TakenBack, TakenBackReleases};
 use crate::config::{AdapterKind, FleetPlan};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -24,6 +24,7 @@ pub(crate) struct FleetSlot {
     pub(crate) name: FleetName,
     pub(crate) events: Arc<EventLog>,
     plane: ControlPlane,
+    taken_back: Arc<TakenBackReleases>,
     inner: RwLock<Inner>,
     /// One change at a time: held while the fleet is started, stopped or resized.
     turn: Mutex<()>,
@@ -33,6 +34,8 @@ struct Inner {
     /// What the next start takes.
     plan: FleetPlan,
     desired: Option<Desired>,
+    /// The release that the fleet has tried and does not run, or is trying.
+    taken_back: Option<TakenBack>,
     phase: Phase,
 }
 
@@ -78,6 +81,8 @@ pub(crate) struct Snapshot {
     pub(crate) stopped_by: Option<Cause>,
     /// The upgrade that is on its way, or the last one.
     pub(crate) upgrade: Option<UpgradeStatus>,
+    /// The release that was taken back.
+    pub(crate) taken_back: Option<TakenBack>,
 }
 
 /// What was done to reach a number of labors.
@@ -91,13 +96,20 @@ impl FleetSlot {
     /// A fleet that does not run yet, as the store knows it.
     ///
     /// # Errors
-    /// `store.…`, `serve.desired`.
-    pub(super) async fn load(plane: &ControlPlane, plan: FleetPlan) -> Result<Arc<Self>, Failure> {
+    /// `store.…`, `serve.desired`, `serve.taken_back`.
+    pub(super) async fn load(
+        plane: &ControlPlane,
+        taken_back: &Arc<TakenBackReleases>,
+        plan: FleetPlan,
+    ) -> Result<Arc<Self>, Failure> {
         let name = plan.config.name.clone();
         let desired = desired::read(plane.store(), &name).await?;
-        let inner = RwLock::new(Inner { plan, desired, phase: Phase::Stopped });
+        let known = taken_back.of(&name).await?;
+        let inner = RwLock::new(Inner { plan, desired, taken_back: known, phase: Phase::Stopped });
         let (events, plane, turn) = (Arc::default(), plane.clone(), Mutex::default());
-        Ok(Arc::new(Self { name, events, plane, inner, turn }))
+        let slot = Self { name, events, plane, taken_back: Arc::clone(taken_back), inner, turn };
+        slot.forget_another().await;
+        Ok(Arc::new(slot))
     }
 
     /// Whether it runs, or is about to.
@@ -111,13 +123,19 @@ impl FleetSlot {
     }
 
     /// Starts the fleet unless it runs, and brings it to its number of labors. `labors` is
-    /// remembered; without it the configuration decides again.
+    /// remembered; without it the configuration decides again. With `anyway` a release that was taken
+    /// back is run on all labors.
     ///
     /// # Errors
-    /// `fleet.…`, `store.…`.
-    pub(crate) async fn start(&self, labors: Option<u32>) -> Result<Resized, Failure> {
+    /// `fleet.…`, `store.…`, `release.taken_back`.
+    pub(crate) async fn start(&self, labors: Option<u32>, anyway: bool) -> Result<Resized, Failure> {
         let _turn = self.turn.lock().await;
         self.check_open()?;
+        if anyway && self.running().await.is_some() {
+            let message = format!("the fleet {} runs already", self.name);
+            return Err(Failure::input("fleet.running", message)
+                .help(format!("change its release: overseer fleet upgrade {}", self.name)));
+        }
         let most = self.inner.read().max_labors();
         if let Some(labors) = labors.filter(|labors| *labors as usize > most) {
             let message = format!("the fleet {} may have {most} labors, not {labors}", self.name);
@@ -125,6 +143,9 @@ impl FleetSlot {
                 .help("ask for fewer, or raise `max_labors` in the configuration and start the fleet anew"));
         }
         self.remember(labors.map(|labors| Desired::Running { labors })).await?;
+        if anyway {
+            self.forget_taken_back().await?;
+        }
         self.run().await
     }
 
@@ -166,12 +187,13 @@ impl FleetSlot {
         self.inner.write().phase = Phase::Closed;
     }
 
-    /// As [`FleetSlot::end`], and forgets what was said of it by hand.
+    /// As [`FleetSlot::end`], and forgets what was said of it by hand and what it has tried.
     ///
     /// # Errors
     /// `store.…`; it has ended all the same.
     pub(super) async fn remove(&self) -> Result<(), Failure> {
         self.end().await;
+        self.forget_taken_back().await?;
         self.remember(None).await
     }
 
@@ -195,39 +217,6 @@ impl FleetSlot {
         let draining = staying.len();
         fleet.drain_all();
         Ok(draining)
-    }
-
-    /// Begins to change the release to that of a plan. When that is done the fleet counts as started
-    /// with it.
-    ///
-    /// # Errors
-    /// `fleet.not_running`, `fleet.changing`, `upgrade.…`, `release.…`.
-    pub(super) async fn upgrade(
-        self: &Arc<Self>,
-        plan: FleetPlan,
-        options: UpgradeOptions,
-    ) -> Result<Upgrading, Failure> {
-        let _turn = self.turn.lock().await;
-        let fleet = self.fleet()?;
-        let upgrading = fleet.upgrade_with(Some(plan.release.clone()), options).await;
-        let upgrading = upgrading.map_err(|error| not_begun(&self.name, &error))?;
-        let (slot, over) = (Arc::clone(self), upgrading.clone());
-        tokio::spawn(async move {
-            if over.done().await.is_err() {
-                return;
-            }
-            let inner = &mut *slot.inner.write();
-            let present = match &mut inner.phase {
-                Phase::Running(running) => Some(&mut running.plan),
-                _ => None,
-            };
-            // What runs, and what the next start takes.
-            for known in present.into_iter().chain([&mut inner.plan]) {
-                known.config.release = plan.config.release.clone();
-                known.release = plan.release.clone();
-            }
-        });
-        Ok(upgrading)
     }
 
     /// The fleet, if it runs.
@@ -265,11 +254,14 @@ impl FleetSlot {
     }
 
     /// Takes another plan. Its number of labors is reached by [`FleetSlot::settle`]; everything
-    /// else waits for the next start. Returns the keys that changed and wait.
-    pub(super) fn replan(&self, plan: FleetPlan) -> Vec<&'static str> {
-        let mut inner = self.inner.write();
-        inner.plan = plan;
-        inner.pending()
+    /// else waits for the next start. Returns the keys that changed and wait, and whether the release
+    /// waits longer, for it was taken back.
+    pub(super) async fn replan(&self, plan: FleetPlan) -> (Vec<&'static str>, bool) {
+        let _turn = self.turn.lock().await;
+        self.inner.write().plan = plan;
+        self.forget_another().await;
+        let inner = self.inner.read();
+        (inner.pending(), inner.waits().is_some())
     }
 
     /// How many labors its configuration says, and how many there should be: somebody may have
@@ -281,10 +273,10 @@ impl FleetSlot {
 
     /// What it is just now.
     pub(crate) async fn snapshot(&self) -> Snapshot {
-        let (phase, plan, wanted, by_hand, pending) = {
+        let (phase, plan, wanted, by_hand, pending, taken_back) = {
             let inner = self.inner.read();
-            let phase = inner.phase.clone();
-            (phase, inner.plan.clone(), inner.wanted(), inner.desired.is_some(), inner.pending())
+            let (phase, taken_back) = (inner.phase.clone(), inner.taken_back().cloned());
+            (phase, inner.plan.clone(), inner.wanted(), inner.desired.is_some(), inner.pending(), taken_back)
         };
         let (state, running) = match phase {
             Phase::Stopped | Phase::Closed => (State::Stopped, None),
@@ -293,7 +285,8 @@ impl FleetSlot {
             Phase::Stopping(running) => (State::Stopping { since: running.since }, Some(running)),
         };
         let (count, stopped_by, upgrade) = Default::default();
-        let mut snapshot = Snapshot { state, plan, wanted, by_hand, count, pending, stopped_by, upgrade };
+        let mut snapshot =
+            Snapshot { state, plan, wanted, by_hand, count, pending, stopped_by, upgrade, taken_back };
         let Some(running) = running else { return snapshot };
         snapshot.upgrade = running.fleet.upgrading().map(|upgrading| upgrading.status());
         snapshot.stopped_by = running.fleet.stopped_by().cloned();
@@ -330,27 +323,29 @@ impl FleetSlot {
         Ok(())
     }
 
+    /// The fleet, unless it does not run or has stopped by itself.
+    async fn running(&self) -> Option<Fleet> {
+        let fleet = self.fleet().ok()?;
+        fleet.count_children().await.ok().map(|_| fleet)
+    }
+
     /// Starts what does not run and brings it to its number of labors. Needs the turn.
     async fn run(&self) -> Result<Resized, Failure> {
-        let running = match self.fleet() {
-            Ok(fleet) if fleet.count_children().await.is_ok() => Some(fleet),
-            _ => None,
-        };
-        let fleet = match running {
+        let fleet = match self.running().await {
             Some(fleet) => fleet,
             None => {
                 if let Some(stopped) = self.labors() {
                     // By itself: it may have its last words to write.
                     stopped.stop().await;
                 }
-                let plan = {
-                    let mut inner = self.inner.write();
-                    inner.phase = Phase::Starting;
-                    inner.plan.clone()
+                self.inner.write().phase = Phase::Starting;
+                let started = async {
+                    let plan = self.plan_to_start().await?;
+                    Ok((self.start_fleet(&plan).await?, plan))
                 };
-                let started = self.start_fleet(&plan).await;
+                let started: Result<_, Failure> = started.await;
                 let mut inner = self.inner.write();
-                let fleet = started.inspect_err(|_| inner.phase = Phase::Stopped)?;
+                let (fleet, plan) = started.inspect_err(|_| inner.phase = Phase::Stopped)?;
                 inner.phase =
                     Phase::Running(Running { fleet: fleet.clone(), plan, since: SystemTime::now() });
                 fleet

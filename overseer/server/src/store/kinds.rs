@@ -4,10 +4,10 @@ use overseer::keyspace::Kind;
 
 use crate::access::tokens;
 use crate::audit::log;
-use crate::serve::desired;
+use crate::serve::{desired, taken_back};
 
 /// In the order of their prefixes.
-pub(super) const KINDS: &[Kind] = &[log::KIND, desired::KIND, tokens::KIND];
+pub(super) const KINDS: &[Kind] = &[log::KIND, desired::KIND, taken_back::KIND, tokens::KIND];
 
 #[cfg(test)]
 mod tests {
@@ -34,9 +34,14 @@ mod tests {
     fn every_key_that_is_made_has_a_row_and_every_row_has_keys() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
         let mut used = BTreeSet::new();
-        for folder in ["access", "audit", "serve"] {
-            for entry in fs::read_dir(root.join(folder)).unwrap() {
-                let source = fs::read_to_string(entry.unwrap().path()).unwrap();
+        let mut folders = ["access", "audit", "serve"].map(|folder| root.join(folder)).to_vec();
+        while let Some(folder) = folders.pop() {
+            for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let source = fs::read_to_string(path).unwrap();
                 for head in made(&source) {
                     let kind = keyspace::Kind::of(head, KINDS);
                     used.insert(kind.unwrap_or_else(|| panic!("{head} is of no kind")).prefix);

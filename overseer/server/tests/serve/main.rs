@@ -28,6 +28,7 @@ mod small_disk;
 mod stop;
 mod stores;
 mod strangers;
+mod taken_back;
 mod tasks;
 mod unserved;
 mod upgrade;

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::world::{World, eventually};
 
 /// Puts another version of the probe where the configuration has its release.
-fn replace(world: &World, version: &str, variables: &[(&str, &str)]) {
+pub(crate) fn replace(world: &World, version: &str, variables: &[(&str, &str)]) {
     let library = library_beside_program("probe_plugin").unwrap();
     let builder = ReleaseBuilder::plugin("probe", version, library).environment("PROBE_VERSION", version);
     let builder = variables.iter().fold(builder, |builder, (name, value)| builder.environment(*name, *value));
@@ -104,7 +104,7 @@ fn a_release_that_does_no_good_is_taken_back_and_that_is_an_exit_code() {
     assert!(back.stderr.contains("0/1 labors"), "a line for each stage: {}", back.stderr);
     assert_eq!(world.ask(["call", &fleet, "version"])["result"], "1.0.0");
     let reloaded = world.ask(["reload"]);
-    assert!(reloaded.to_string().contains("release takes effect at the next start"), "{reloaded}");
+    assert!(reloaded.to_string().contains("release was taken back; `overseer fleet upgrade"), "{reloaded}");
     assert_eq!(world.ask(["fleet", "show", &fleet])["pending"], json!(["release"]));
 
     // One that is stopped meanwhile is not done.

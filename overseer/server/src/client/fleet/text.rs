@@ -54,6 +54,9 @@ pub(super) fn show(shown: &Shown) -> String {
     if let Some(upgrade) = &shown.fleet.upgrade {
         text.push_str(&format!("\n{}", upgrade_line(&shown.fleet.name, upgrade)));
     }
+    if let Some(taken_back) = &shown.fleet.taken_back {
+        text.push_str(&format!("\n{}", taken_back.text(&shown.fleet.name)));
+    }
     let labors = shown.children.as_deref().unwrap_or_default();
     if !labors.is_empty() {
         text.push('\n');
@@ -217,6 +220,7 @@ mod tests {
             given_up: None,
             stopped_by: None,
             upgrade: None,
+            taken_back: None,
         }
     }
 

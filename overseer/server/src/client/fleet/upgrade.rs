@@ -121,6 +121,34 @@ impl UpgradeDocument {
     }
 }
 
+/// A release that was taken back, as JSON.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct TakenBackDocument {
+    release: String,
+    before: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<CauseDocument>,
+}
+
+impl From<proto::TakenBack> for TakenBackDocument {
+    fn from(taken_back: proto::TakenBack) -> Self {
+        let proto::TakenBack { release, before, cause: why } = taken_back;
+        Self { release, before, cause: why.map(cause) }
+    }
+}
+
+impl TakenBackDocument {
+    /// For people.
+    pub(super) fn text(&self, fleet: &str) -> String {
+        let release = short(&self.release);
+        let what = match &self.cause {
+            Some(cause) => format!("the release {release} was taken back: {}", why(Some(cause))),
+            None => format!("nobody has seen the release {release} do well on all labors"),
+        };
+        format!("{what}\n`overseer fleet upgrade {fleet}` tries it again, if the configuration names it\n")
+    }
+}
+
 /// The beginning of a release's id, for people.
 pub(super) fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
