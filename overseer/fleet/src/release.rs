@@ -3,6 +3,8 @@
 #[cfg(feature = "fetch")]
 mod fetched;
 mod kept;
+#[cfg(feature = "fetch")]
+mod unused;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 pub use self::fetched::FetchError;
 pub(crate) use self::kept::KeptReleases;
 use overseer_protocol::ReleaseId;
-use overseer_release::{KeyError, PackError, Package, PackageError};
+use overseer_release::{KeyError, PackError, Package, PackageError, Refused, Trust};
 pub use overseer_release::{Manifest, Mode, PublicKey, ReleaseBuilder, Restart, SigningKey};
 
 /// Why there is no release.
@@ -112,6 +114,14 @@ impl Release {
         file.as_file().sync_all().map_err(io)?;
         file.persist(path).map_err(|error| io(error.error))?;
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)
+    }
+
+    /// Whether who trusts these would run it.
+    ///
+    /// # Errors
+    /// The first reason why not.
+    pub fn verify(&self, trust: &Trust) -> Result<(), Refused> {
+        self.package.verify(trust).map(|_| ())
     }
 
     /// Its content address.

@@ -10,6 +10,7 @@ use overseer_protocol::{ReleaseId, error_text};
 use overseer_release::Package;
 
 use super::Release;
+use super::unused::{Held, touch};
 
 /// Largest file, in bytes.
 const MOST: u64 = 8 << 30;
@@ -89,20 +90,24 @@ impl Release {
     /// [`FetchError`]; nothing was kept then but what may be gone on with.
     pub fn fetch(url: &str, id: ReleaseId, directory: &Path) -> Result<Self, FetchError> {
         let place = Self::fetched(id, directory);
-        if let Ok(kept) = Self::open(&place)
-            && kept.id() == id
-        {
-            return Ok(kept);
-        }
         let io = |source| FetchError::Io { path: directory.to_owned(), source };
         fs::create_dir_all(directory).map_err(io)?;
+        let _held = Held::take(directory).map_err(io)?;
+        let kept = || {
+            let kept = Self::open(&place).ok().filter(|kept| kept.id() == id)?;
+            touch(&place);
+            Some(kept)
+        };
+        if let Some(kept) = kept() {
+            return Ok(kept);
+        }
         let part = directory.join(format!("{id}.part"));
         let mut file = OpenOptions::new().create(true).append(true).read(true).open(&part).map_err(io)?;
-        if rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).is_ok() && place.exists() {
+        if rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).is_ok()
             // Another process was faster.
-            if let Some(kept) = Self::open(&place).ok().filter(|kept| kept.id() == id) {
-                return Ok(kept);
-            }
+            && let Some(kept) = kept()
+        {
+            return Ok(kept);
         }
         let fetched = download(url, &mut file).and_then(|()| checked(url, id, &part));
         if let Err(FetchError::NoRelease { .. } | FetchError::Other { .. } | FetchError::TooLarge { .. }) =
@@ -113,12 +118,11 @@ impl Release {
         }
         fetched?;
         fs::rename(&part, &place).map_err(io)?;
+        touch(&place);
         Self::open(&place)
             .map_err(|error| FetchError::NoRelease { url: url.to_owned(), reason: error_text(&error) })
     }
-}
 
-impl Release {
     /// Where [`Release::fetch`] keeps the release of an id.
     pub fn fetched(id: ReleaseId, directory: &Path) -> PathBuf {
         directory.join(format!("{id}.release"))

@@ -1,11 +1,11 @@
 //! A configuration with what it names: releases opened, keys read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use overseer::{FleetName, Release};
+use overseer::{FleetName, Release, ReleaseId};
 use overseer_protocol::error_text;
-use overseer_release::{Package, PublicKey, Trust, Unsigned};
+use overseer_release::{PublicKey, Trust, Unsigned};
 
 use super::fleet::ReleasePlace;
 use super::{Config, FleetConfig, ServerConfig};
@@ -17,6 +17,19 @@ use crate::failure::Failure;
 pub(crate) struct Plan {
     pub(crate) server: ServerConfig,
     pub(crate) fleets: BTreeMap<FleetName, FleetPlan>,
+}
+
+impl Plan {
+    /// Removes releases from URLs that this plan, which must be of the whole configuration, does not name
+    /// and that nobody has used for long. Blocks on the disk.
+    pub(crate) fn remove_unused_downloads(&self) {
+        let named: BTreeSet<ReleaseId> =
+            self.fleets.values().filter_map(|fleet| fleet.downloaded()).collect();
+        let directory = downloads();
+        if let Err(error) = Release::remove_unused(&directory, &named) {
+            tracing::warn!(directory = %directory.display(), %error, "releases that nobody uses any more are left");
+        }
+    }
 }
 
 /// A fleet that can be started.
@@ -33,6 +46,14 @@ impl FleetPlan {
     pub(crate) fn release_name(&self) -> String {
         let manifest = self.release.manifest();
         format!("{} {}", manifest.name, manifest.version)
+    }
+
+    /// The id of its release, if that is from a URL.
+    fn downloaded(&self) -> Option<ReleaseId> {
+        match &self.config.release.value {
+            ReleasePlace::File(_) => None,
+            ReleasePlace::Url(_, id) => Some(*id),
+        }
     }
 
     /// The keys of the configuration, but `labors`, that another plan for the fleet changes.
@@ -105,8 +126,10 @@ impl Config {
             self.source.placed(failure, span, Some(&key("release")))
         };
         let packed = "give the path of a file that `overseer release pack` has made";
-        let path = match place {
-            ReleasePlace::File(path) => path.clone(),
+        let release = match place {
+            ReleasePlace::File(path) => {
+                Release::open(path).map_err(|e| wrong(e.code(), error_text(&e), packed))?
+            }
             ReleasePlace::Url(url, id) => {
                 let directory = downloads();
                 if fetch == Fetch::Later && !Release::fetched(*id, &directory).is_file() {
@@ -114,21 +137,18 @@ impl Config {
                     return Err(Failure::fault(FETCHING, message).help("wait for that"));
                 }
                 tracing::info!(fleet = %fleet.name, url, "the release is fetched, unless it was before");
-                Release::fetch(url, *id, &directory).map_err(|e| wrong(e.code(), error_text(&e), packed))?;
-                Release::fetched(*id, &directory)
+                Release::fetch(url, *id, &directory).map_err(|e| wrong(e.code(), error_text(&e), packed))?
             }
         };
-        let package = Package::open(&path).map_err(|e| wrong(e.code(), error_text(&e), packed))?;
         let mut trust = Trust::keys(keys.clone());
         if fleet.unsigned {
             trust.unsigned = Unsigned::Allow;
         }
-        package.verify(&trust).map_err(|refused| {
+        release.verify(&trust).map_err(|refused| {
             let message = format!("labors would refuse {place}: {refused}");
             let help = "name the key that signed it in `trust`, or state unsigned = \"allow\"";
             wrong(refused.code(), message, help)
         })?;
-        let release = Release::open(&path).map_err(|e| wrong(e.code(), error_text(&e), packed))?;
         let keys = keys.into_iter().map(PublicKey::to_text).collect();
         Ok(FleetPlan { config: fleet.clone(), release, keys })
     }

@@ -95,6 +95,9 @@ pub(crate) fn run(args: ServeArgs) -> Result<Exit, Failure> {
         Err(failure) if failure.code == FETCHING => config.plan_what_can_be(Fetch::Now)?,
         planned => planned?,
     };
+    if faults.is_empty() {
+        plan.remove_unused_downloads();
+    }
     let (data, socket) = placed(&plan, args.data)?;
     run::serve(Start { config_path, plan, faults, data, socket, json: args.json })
 }

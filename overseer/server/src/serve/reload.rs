@@ -33,8 +33,12 @@ impl Server {
         let _turn = self.reloading.lock().await;
         self.manager.reloading();
         let path = self.config_path.clone();
-        let plan = tokio::task::spawn_blocking(move || Config::read(&path)?.plan()).await;
-        let plan = plan.unwrap_or_else(|error| {
+        let plan = tokio::task::spawn_blocking(move || -> Result<Plan, Failure> {
+            let plan = Config::read(&path)?.plan()?;
+            plan.remove_unused_downloads();
+            Ok(plan)
+        });
+        let plan = plan.await.unwrap_or_else(|error| {
             Err(Failure::fault("serve.reload", format!("reading the configuration failed: {error}")))
         });
         let changes = match plan {

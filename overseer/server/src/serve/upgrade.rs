@@ -24,6 +24,9 @@ impl Server {
         let (path, name) = (self.config_path.clone(), slot.name.clone());
         let plan = tokio::task::spawn_blocking(move || -> Result<Option<FleetPlan>, Failure> {
             let (mut plan, faults) = Config::read(&path)?.plan_what_can_be(Fetch::Now)?;
+            if faults.is_empty() {
+                plan.remove_unused_downloads();
+            }
             match faults.into_iter().find(|(fleet, _)| *fleet == name) {
                 Some((_, failure)) => Err(failure),
                 None => Ok(plan.fleets.remove(&name)),

@@ -1,10 +1,11 @@
 //! A release from a URL: the one of its id, and no other.
 
-use std::fs;
+use std::fs::{self, File, FileTimes};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
 
 use overseer::Release;
 
@@ -110,6 +111,38 @@ fn what_is_another_release_or_none_is_not_taken() {
         1,
         "but for what may be gone on with"
     );
+}
+
+#[test]
+fn what_nobody_names_and_nobody_has_used_for_long_is_removed() {
+    let world = World::new();
+    let file = fs::read(world.path("probe.release")).unwrap();
+    let id = Release::open(&world.path("probe.release")).unwrap().id().to_string();
+    let mirror = Mirror::of(file, usize::MAX);
+    let downloads = world.path("cache/downloads");
+    fs::create_dir_all(&downloads).unwrap();
+    let aged = |name: &str, days: u64| {
+        let (path, then) = (downloads.join(name), SystemTime::now() - Duration::from_secs(days * 86_400));
+        let file = File::options().append(true).create(true).open(&path).unwrap();
+        file.set_times(FileTimes::new().set_accessed(then).set_modified(then)).unwrap();
+        path
+    };
+    let [one, two] = ["1", "2"].map(|digit| digit.repeat(64));
+    let (old, young) = (aged(&format!("{one}.release"), 31), aged(&format!("{two}.release"), 29));
+    let (broken, going) = (aged(&format!("{one}.part"), 8), aged(&format!("{two}.part"), 6));
+    configure(&world, &mirror.url(), &id);
+    world.overseer(["serve", "--check"]).exits(0);
+    assert!(old.exists() && broken.exists(), "a check removes nothing");
+    let serving = world.serve();
+    world.wait_ready("a", 1);
+    assert_eq!([&old, &young, &broken, &going].map(|path| path.exists()), [false, true, false, true]);
+    // What is named stays, however long ago it was used, and counts as used then.
+    let named = aged(&format!("{id}.release"), 99);
+    aged(&format!("{two}.release"), 31);
+    world.ask(["reload"]);
+    assert!(named.exists() && !young.exists());
+    assert!(named.metadata().unwrap().accessed().unwrap().elapsed().unwrap() < Duration::from_secs(86_400));
+    serving.stop();
 }
 
 #[test]
