@@ -127,7 +127,9 @@ impl FleetCore {
             Event::Drain(id) => self.drain(now, id, Cause::Asked, true, &mut out),
             Event::Terminate(id, cause) => self.terminate(now, id, cause, &mut out),
             Event::Paused(paused) => self.paused = paused,
-            Event::Answers { new, before } => self.answers(now, new, before, &mut out),
+            Event::Answers { new, before, error } => {
+                self.answers(now, new, before, error.as_deref(), &mut out);
+            }
             Event::Tick => {
                 self.tick(now, &mut out);
                 self.upgrade_due(now, &mut out);

@@ -206,6 +206,8 @@ pub enum Event {
         new: Tally,
         /// The one before.
         before: Tally,
+        /// With what the new one failed last.
+        error: Option<String>,
     },
     /// A heartbeat came.
     Heard(Life),

@@ -146,7 +146,7 @@ fn event(kind: usize, life: Life, session: SessionId, variant: u8) -> Event {
         20 => Event::Paused(variant.is_multiple_of(5)),
         21 => Event::NotLoaded(life, variant.is_multiple_of(2).then(other), cause),
         22 => Event::HostEnded(life, None, cause),
-        23 => Event::Answers { new: Tally::default(), before: Tally::default() },
+        23 => Event::Answers { new: Tally::default(), before: Tally::default(), error: None },
         _ => Event::Tick,
     }
 }

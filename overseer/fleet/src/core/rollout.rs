@@ -176,14 +176,17 @@ impl Rollout {
         }
     }
 
-    /// Why so many failed answers are too many, if they are.
-    pub(super) fn over_budget(&self, new: Tally, before: Tally) -> Option<Cause> {
+    /// Why so many failed answers are too many, if they are; the new release said this last.
+    pub(super) fn over_budget(&self, new: Tally, before: Tally, error: Option<&str>) -> Option<Cause> {
         let budget = self.options.error_budget;
-        new.exceeds(before, budget).then(|| Cause::Policy {
-            rule: format!(
-                "{} of {} calls failed with the new release, {} of {} with the one before; allowed are {budget} percent points more",
-                new.failed, new.answers, before.failed, before.answers
-            ),
+        new.exceeds(before, budget).then(|| {
+            let last = error.map(|error| format!(", the last one by this: {error}")).unwrap_or_default();
+            Cause::Policy {
+                rule: format!(
+                    "{} of {} calls failed with the new release{last}; {} of {} with the one before, and allowed are {budget} percent points more",
+                    new.failed, new.answers, before.failed, before.answers
+                ),
+            }
         })
     }
 
@@ -220,6 +223,17 @@ mod tests {
         assert!(!tally(6, 100).exceeds(tally(1, 100), 5), "one in a hundred failed before, too");
         assert!(tally(101, 1000).exceeds(tally(50, 1000), 5));
         assert!(!tally(u64::MAX, u64::MAX).exceeds(tally(1, 1), 0), "no more than all");
+    }
+
+    #[test]
+    fn who_spends_the_budget_says_by_what() {
+        let rollout = Rollout::new(None, None, UpgradeOptions::default());
+        let (bad, good) = (Tally { answers: 4, failed: 3 }, Tally { answers: 9, failed: 0 });
+        assert_eq!(rollout.over_budget(good, good, Some("x")), None);
+        let said = |error| rollout.over_budget(bad, good, error).unwrap().to_string();
+        let with = "3 of 4 calls failed with the new release, the last one by this: failed: no bolts; 0 of 9";
+        assert!(said(Some("failed: no bolts")).contains(with), "{}", said(Some("failed: no bolts")));
+        assert!(said(None).contains("3 of 4 calls failed with the new release; 0 of 9"), "{}", said(None));
     }
 
     #[test]

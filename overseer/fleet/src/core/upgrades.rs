@@ -180,7 +180,8 @@ impl World {
             5 => drop(self.upgrade(release(n % 3))),
             6 => {
                 let failed = u64::from(n);
-                self.tell(Event::Answers { new: Tally { answers: 255, failed }, before: Tally::default() });
+                let new = Tally { answers: 255, failed };
+                self.tell(Event::Answers { new, before: Tally::default(), error: None });
             }
             7 => {
                 self.now += u64::from(n) * 100;

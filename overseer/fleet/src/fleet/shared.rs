@@ -20,14 +20,14 @@ use crate::claims::millis;
 use crate::clock;
 use crate::condition::Condition;
 use crate::control_plane::ControlPlane;
-use crate::core::{Life, Options, Tally, UpgradeStatus};
+use crate::core::{Life, Options, UpgradeStatus};
 use crate::history::{FleetEntry, UpgradeEntry};
 use crate::labor::{Labor, LaborShared, OpenCall, begin};
 use crate::logs::Logs;
 use crate::metrics::{FleetMetrics, one};
 use crate::payload::Payloads;
 use crate::release::{KeptReleases, Release};
-use crate::session::Session;
+use crate::session::{Answered, Session};
 use crate::tasks::Tasks;
 use crate::telemetry::{Batch, SUBSCRIBER_BATCHES};
 use crate::trace::FleetTracer;
@@ -48,7 +48,7 @@ pub(crate) struct FleetShared {
     /// The upgrade that is on its way, or the last one.
     pub(crate) upgrade: Mutex<Option<watch::Sender<UpgradeStatus>>>,
     /// What releases have answered in sessions that are over, or that run another one now.
-    answered: Mutex<HashMap<Option<ReleaseId>, Tally>>,
+    answered: Mutex<HashMap<Option<ReleaseId>, Answered>>,
     pub(crate) unsigned: bool,
     pub(crate) labors: RwLock<HashMap<LaborId, Arc<LaborShared>>>,
     pub(crate) ended: Mutex<VecDeque<Arc<LaborShared>>>,
@@ -219,17 +219,14 @@ impl FleetShared {
             ids.into_iter().filter_map(|id| sessions.remove(&id)).collect()
         };
         for session in closed {
-            self.add_answered(session.answers.tally());
+            self.add_answered(session.answers.answered());
             session.close(cause.clone(), status.clone());
         }
     }
 
     /// A release has answered so much that no session counts any more.
-    pub(crate) fn add_answered(&self, (release, tally): (Option<ReleaseId>, Tally)) {
-        let mut answered = self.answered.lock();
-        let sum = answered.entry(release).or_default();
-        sum.answers += tally.answers;
-        sum.failed += tally.failed;
+    pub(crate) fn add_answered(&self, (release, answered): (Option<ReleaseId>, Answered)) {
+        self.answered.lock().entry(release).or_default().add(answered);
     }
 
     /// What is answered counts from now on for a release that is tried.
@@ -238,14 +235,12 @@ impl FleetShared {
     }
 
     /// What a release has answered.
-    pub(super) fn answered(&self, release: Option<ReleaseId>) -> Tally {
-        let over = self.answered.lock().get(&release).copied().unwrap_or_default();
+    pub(super) fn answered(&self, release: Option<ReleaseId>) -> Answered {
+        let mut sum = self.answered.lock().get(&release).cloned().unwrap_or_default();
         let sessions = self.sessions.lock();
-        let live = sessions.values().map(|s| s.answers.tally()).filter(|(of, _)| *of == release);
-        live.fold(over, |sum, (_, tally)| Tally {
-            answers: sum.answers + tally.answers,
-            failed: sum.failed + tally.failed,
-        })
+        let live = sessions.values().map(|s| s.answers.answered()).filter(|(of, _)| *of == release);
+        live.for_each(|(_, answered)| sum.add(answered));
+        sum
     }
 
     /// Closes every session, so that the labors dial again, and opens no more.

@@ -57,8 +57,9 @@ impl FleetState {
 
     pub(super) fn look_at_answers(&mut self, now: Millis) {
         let Some(status) = self.core.upgrade_status() else { return };
-        let (new, before) = (self.shared.answered(status.to), self.shared.answered(status.from));
-        let effects = self.core.on_event(now, Event::Answers { new, before });
+        let (new, before) = (self.shared.answered(status.to), self.shared.answered(status.from).tally);
+        let answers = Event::Answers { new: new.tally, before, error: new.error() };
+        let effects = self.core.on_event(now, answers);
         self.carry_out(effects);
     }
 

@@ -14,7 +14,7 @@ pub(crate) use lanes::{LaneStream, Lanes};
 use overseer_protocol::proto::{self, Call, CallResult, Cancel, Order, call_result, order};
 use overseer_protocol::{Attempt, CallErrorCode, Cause, INLINE_PAYLOAD, SessionId, TaskId, TraceContext};
 use parking_lot::Mutex;
-pub(crate) use tally::Answers;
+pub(crate) use tally::{Answered, Answers};
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
 

@@ -1,12 +1,36 @@
 //! What the release of a labor has answered.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
 
-use overseer_protocol::proto::{CallResult, call_result};
+use overseer_protocol::proto::{CallFailure, CallResult, call_result};
 use overseer_protocol::{CallErrorCode, ReleaseId};
 use parking_lot::Mutex;
 
 use crate::core::Tally;
+
+/// Most characters of an error that are kept.
+const TEXT: usize = 200;
+
+/// What a release has answered, and with what error it failed last.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Answered {
+    pub(crate) tally: Tally,
+    newest: Option<(Instant, String)>,
+}
+
+impl Answered {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.tally.answers += other.tally.answers;
+        self.tally.failed += other.tally.failed;
+        self.newest = self.newest.take().max(other.newest);
+    }
+
+    /// The newest error of its own, on one line.
+    pub(crate) fn error(self) -> Option<String> {
+        self.newest.map(|(_, error)| error)
+    }
+}
 
 /// Counts the answers of the newest plugin host of a session, which runs one release.
 #[derive(Debug, Default)]
@@ -16,6 +40,7 @@ pub(crate) struct Answers {
     since: AtomicU32,
     answers: AtomicU64,
     failed: AtomicU64,
+    newest: Mutex<Option<(Instant, String)>>,
 }
 
 impl Answers {
@@ -28,19 +53,25 @@ impl Answers {
     }
 
     /// What it runs, and what that has answered.
-    pub(crate) fn tally(&self) -> (Option<ReleaseId>, Tally) {
+    pub(crate) fn answered(&self) -> (Option<ReleaseId>, Answered) {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        (self.release(), Tally { answers: of(&self.answers), failed: of(&self.failed) })
+        let tally = Tally { answers: of(&self.answers), failed: of(&self.failed) };
+        (self.release(), Answered { tally, newest: self.newest.lock().clone() })
     }
 
     /// It runs this from now on, on that host; what the one before has answered, if it was another.
-    pub(crate) fn runs(&self, release: Option<ReleaseId>, host: u32) -> Option<(Option<ReleaseId>, Tally)> {
+    pub(crate) fn runs(
+        &self,
+        release: Option<ReleaseId>,
+        host: u32,
+    ) -> Option<(Option<ReleaseId>, Answered)> {
         let mut present = self.release.lock();
         if *present == release {
             return None;
         }
         let take = |counter: &AtomicU64| counter.swap(0, Ordering::Relaxed);
-        let before = (*present, Tally { answers: take(&self.answers), failed: take(&self.failed) });
+        let tally = Tally { answers: take(&self.answers), failed: take(&self.failed) };
+        let before = (*present, Answered { tally, newest: self.newest.lock().take() });
         *present = release;
         self.since.store(host, Ordering::Relaxed);
         Some(before)
@@ -54,9 +85,21 @@ impl Answers {
         if let Some(call_result::Outcome::Failure(failure)) = &result.outcome
             && is_of_release(CallErrorCode::from_wire(failure.code))
         {
+            *self.newest.lock() = Some((Instant::now(), text(failure)));
             self.failed.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+/// A failure on one line that is not too long.
+fn text(failure: &CallFailure) -> String {
+    let said = format!("{}: ", CallErrorCode::from_wire(failure.code));
+    let line = |c: char| if c.is_control() { ' ' } else { c };
+    let mut text: String = said.chars().chain(failure.message.chars().map(line)).take(TEXT).collect();
+    if said.chars().count() + failure.message.chars().take(TEXT).count() > TEXT {
+        text.push('…');
+    }
+    text
 }
 
 /// Whether a failure is the release's own, and not one of its caller or of the labor.
@@ -67,8 +110,6 @@ fn is_of_release(code: CallErrorCode) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use overseer_protocol::proto::CallFailure;
-
     use super::*;
 
     fn failure(code: CallErrorCode, incarnation: u32) -> CallResult {
@@ -86,15 +127,39 @@ mod tests {
         let answers = Answers::of(Some(old));
         answers.count(&failure(CallErrorCode::Panicked, 1));
         answers.count(&failure(CallErrorCode::Cancelled, 1));
-        let (_, tally) = answers.tally();
-        assert_eq!((tally.answers, tally.failed), (2, 1), "a caller that cancels is no fault of it");
+        let (_, answered) = answers.answered();
+        let Tally { answers: count, failed } = answered.tally;
+        assert_eq!((count, failed), (2, 1), "a caller that cancels is no fault of it");
         assert_eq!(answers.runs(Some(old), 2), None);
-        assert_eq!(answers.runs(Some(new), 3), Some((Some(old), tally)));
+        assert_eq!(answers.runs(Some(new), 3), Some((Some(old), answered)));
         answers.count(&failure(CallErrorCode::HostEnded, 1));
-        assert_eq!(answers.tally(), (Some(new), Tally::default()), "that was the old one");
+        assert_eq!(answers.answered(), (Some(new), Answered::default()), "that was the old one");
         answers.count(&failure(CallErrorCode::HostEnded, 3));
-        assert_eq!(answers.tally().1, Tally { answers: 1, failed: 1 });
+        assert_eq!(answers.answered().1.tally, Tally { answers: 1, failed: 1 });
         answers.count(&failure(CallErrorCode::HostEnded, 0));
-        assert_eq!(answers.tally().1.answers, 1, "no host has had it");
+        assert_eq!(answers.answered().1.tally.answers, 1, "no host has had it");
+    }
+
+    #[test]
+    fn the_newest_error_of_all_sessions_is_known_and_is_a_short_line() {
+        let said = |message: &str| {
+            let (code, message) = (CallErrorCode::Failed as u32, message.to_owned());
+            text(&CallFailure { code, message, ..CallFailure::default() })
+        };
+        assert_eq!(said("no bolts;\norder some"), "failed: no bolts; order some");
+        let [long, longest] = [192, 193].map(|n| said(&"ä".repeat(n)));
+        assert_eq!((long.chars().count(), long.ends_with('ä')), (200, true));
+        assert_eq!((longest.chars().count(), longest.ends_with('…')), (201, true));
+
+        let [mut sum, newer] = [0, 1].map(|_| {
+            let answers = Answers::of(None);
+            answers.count(&failure(CallErrorCode::Panicked, 1));
+            answers.answered().1
+        });
+        let newer = Answered { newest: newer.newest.map(|(at, _)| (at, "newer".to_owned())), ..newer };
+        sum.add(Answered::default());
+        assert_eq!(sum.clone().error().as_deref(), Some("panicked: "));
+        sum.add(newer);
+        assert_eq!((sum.tally, sum.error().as_deref()), (Tally { answers: 2, failed: 2 }, Some("newer")));
     }
 }

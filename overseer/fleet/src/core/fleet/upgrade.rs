@@ -153,9 +153,16 @@ impl FleetCore {
     }
 
     /// So many answers came from the new release and the one before since the upgrade began.
-    pub(super) fn answers(&mut self, now: Millis, new: Tally, before: Tally, out: &mut Vec<Effect>) {
+    pub(super) fn answers(
+        &mut self,
+        now: Millis,
+        new: Tally,
+        before: Tally,
+        error: Option<&str>,
+        out: &mut Vec<Effect>,
+    ) {
         let forward = self.rollout.as_ref().filter(|rollout| !rollout.goes_back());
-        if let Some(cause) = forward.and_then(|rollout| rollout.over_budget(new, before)) {
+        if let Some(cause) = forward.and_then(|rollout| rollout.over_budget(new, before, error)) {
             self.go_back(now, cause, out);
         }
     }
