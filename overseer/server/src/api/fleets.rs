@@ -20,6 +20,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::serve::events::{Followed, KEPT, Numbered};
 use crate::serve::gate;
+use crate::serve::slot::upgrade::Begun;
 use crate::serve::slot::{FleetSlot, State, unknown_labor};
 
 /// How long an invitation is good when nobody says.
@@ -273,8 +274,9 @@ impl proto::fleets_server::Fleets for Service {
         let entry = self.record(&caller, asked).await?;
         let server = Arc::clone(&self.server);
         self.to_the_end(entry, async move {
-            let upgrading = server.upgrade(&slot, options).await?;
-            Ok(proto::UpgradeFleetResponse { upgrade: Some(upgrade::status(&upgrading.status())) })
+            let Begun { upgrading, warnings } = server.upgrade(&slot, options).await?;
+            let upgrade = Some(upgrade::status(&upgrading.status()));
+            Ok(proto::UpgradeFleetResponse { upgrade, warnings })
         })
         .await
     }

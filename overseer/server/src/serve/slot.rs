@@ -1,6 +1,6 @@
 //! One fleet of the configuration: started, stopped and brought to its number of labors.
 
-mod upgrade;
+pub(crate) mod upgrade;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use overseer::{FleetName, UpgradeError, UpgradeOptions, Upgrading};
+use overseer::{FleetName, UpgradeError, UpgradeOptions};
 
 use super::server::Server;
 use super::slot::FleetSlot;
+use super::slot::upgrade::Begun;
 use crate::config::{Config, Fetch, FleetPlan};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -20,7 +21,7 @@ impl Server {
         &self,
         slot: &Arc<FleetSlot>,
         options: UpgradeOptions,
-    ) -> Result<Upgrading, Failure> {
+    ) -> Result<Begun, Failure> {
         let (path, name) = (self.config_path.clone(), slot.name.clone());
         let plan = tokio::task::spawn_blocking(move || -> Result<Option<FleetPlan>, Failure> {
             let (mut plan, faults) = Config::read(&path)?.plan_what_can_be(Fetch::Now)?;

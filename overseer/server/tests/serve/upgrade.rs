@@ -10,8 +10,12 @@ use crate::world::{World, eventually};
 
 /// Puts another version of the probe where the configuration has its release.
 pub(crate) fn replace(world: &World, version: &str, variables: &[(&str, &str)]) {
+    replace_by(world, "probe", version, variables);
+}
+
+fn replace_by(world: &World, name: &str, version: &str, variables: &[(&str, &str)]) {
     let library = library_beside_program("probe_plugin").unwrap();
-    let builder = ReleaseBuilder::plugin("probe", version, library).environment("PROBE_VERSION", version);
+    let builder = ReleaseBuilder::plugin(name, version, library).environment("PROBE_VERSION", version);
     let builder = variables.iter().fold(builder, |builder, (name, value)| builder.environment(*name, *value));
     let packed = world.path("next.release");
     builder.write(&packed).unwrap();
@@ -43,6 +47,27 @@ fn while_a_fleet_changes_what_each_labor_runs_is_shown() {
     let text = world.overseer(["fleet", "show", &fleet]).exits(0).stdout;
     assert!(text.contains("1/2 labors changed") && text.contains("  release"), "{text}");
     assert!(text.contains(&begun["to"].as_str().unwrap()[..7]), "{text}");
+    serving.stop();
+}
+
+#[test]
+fn a_release_of_another_name_is_warned_of_and_taken() {
+    let world = World::new();
+    world.configure("on_stop = \"end\"", &[("a", "labors = 1")]);
+    let serving = world.serve();
+    world.wait_ready("a", 1);
+    let fleet = world.fleet("a");
+    let warning = |was: &str, is: &str| format!("the fleet {fleet} ran {was}, and is to run {is} now");
+    replace_by(&world, "other", "1.0.0", &[]);
+    let upgraded = world.overseer(["fleet", "upgrade", &fleet, "--watch", "0s"]).exits(0);
+    let said = format!("warning: {}\n", warning("probe", "other"));
+    assert!(upgraded.stderr.contains(&said), "{}", upgraded.stderr);
+    replace_by(&world, "other", "2.0.0", &[]);
+    assert_eq!(world.ask(["fleet", "upgrade", &fleet, "--watch", "0s"]).get("warnings"), None);
+    replace(&world, "3.0.0", &[]);
+    let upgraded = world.ask(["fleet", "upgrade", &fleet, "--watch", "0s"]);
+    assert_eq!(upgraded["warnings"], json!([warning("other", "probe")]));
+    assert_eq!(world.ask(["fleet", "show", &fleet])["release"], "probe 3.0.0");
     serving.stop();
 }
 

@@ -240,7 +240,7 @@ mod tests {
 
     fn upgrade(stage: &str, cause: Option<CauseDocument>) -> UpgradeDocument {
         let (from, to, stage) = ("1".repeat(64), "2".repeat(64), stage.to_owned());
-        UpgradeDocument { from, to, stage, changed: 1, labors: 12, cause }
+        UpgradeDocument { from, to, stage, changed: 1, labors: 12, cause, warnings: Vec::new() }
     }
 
     #[test]

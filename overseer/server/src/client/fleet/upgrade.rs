@@ -70,6 +70,9 @@ pub(super) struct UpgradeDocument {
     pub(super) labors: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cause: Option<CauseDocument>,
+    /// What may not be meant, of the command that has begun it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) warnings: Vec<String>,
 }
 
 impl From<proto::Upgrade> for UpgradeDocument {
@@ -81,6 +84,7 @@ impl From<proto::Upgrade> for UpgradeDocument {
             changed: upgrade.changed,
             labors: upgrade.labors,
             cause: upgrade.cause.map(cause),
+            warnings: Vec::new(),
         }
     }
 }
@@ -161,6 +165,7 @@ pub(super) async fn run(
     json: bool,
 ) -> Result<Exit, Failure> {
     let failed = |status: tonic::Status| understand(&status);
+    let mut warnings = Vec::new();
     if !args.follow {
         let request = proto::UpgradeFleetRequest {
             fleet: args.name.clone(),
@@ -170,9 +175,11 @@ pub(super) async fn run(
             watch_ms: args.watch.map(millis),
             error_budget: args.error_budget,
         };
-        let begun = client.upgrade(request).await.map_err(failed)?.into_inner().upgrade;
+        let begun = client.upgrade(request).await.map_err(failed)?.into_inner();
+        warnings = begun.warnings;
+        warnings.iter().for_each(|warning| Target::Stderr.write(&format!("warning: {warning}\n")));
         if args.detach {
-            let begun = UpgradeDocument::from(begun.unwrap_or_default());
+            let begun = UpgradeDocument { warnings, ..begun.upgrade.unwrap_or_default().into() };
             print(json, &begun, || begun.text(&args.name));
             return Ok(Exit::Passed);
         }
@@ -186,6 +193,7 @@ pub(super) async fn run(
         shown.show(&last);
     }
     shown.end();
+    last.warnings = warnings;
     print(json, &last, || last.text(&args.name));
     Ok(if last.stage == "done" { Exit::Passed } else { Exit::Failed })
 }

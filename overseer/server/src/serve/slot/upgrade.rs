@@ -15,6 +15,13 @@ use crate::serve::upgrade::not_begun;
 /// Until a store that failed is asked again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// An upgrade that has begun.
+pub(crate) struct Begun {
+    pub(crate) upgrading: Upgrading,
+    /// What may not be meant.
+    pub(crate) warnings: Vec<String>,
+}
+
 impl FleetSlot {
     /// Begins to change the release to that of a plan. When that is done the fleet counts as started
     /// with it.
@@ -25,7 +32,7 @@ impl FleetSlot {
         self: &Arc<Self>,
         plan: FleetPlan,
         options: UpgradeOptions,
-    ) -> Result<Upgrading, Failure> {
+    ) -> Result<Begun, Failure> {
         let _turn = self.turn.lock().await;
         let fleet = self.fleet()?;
         // Nobody else begins one: it has the turn.
@@ -33,7 +40,12 @@ impl FleetSlot {
             return Err(not_begun(&self.name, &no.into()));
         }
         let known = self.inner.read().taken_back.clone();
+        let mut warnings = Vec::new();
         if let Some(before) = fleet.release() {
+            let [was, is] = [&before, &plan.release].map(|release| &release.manifest().name);
+            if was != is {
+                warnings.push(format!("the fleet {} ran {was}, and is to run {is} now", self.name));
+            }
             let tried = self.taken_back.tries(&self.name, plan.release.id(), &before).await?;
             self.inner.write().taken_back = Some(tried);
         }
@@ -41,7 +53,7 @@ impl FleetSlot {
             Ok(upgrading) => {
                 let (slot, seen) = (Arc::clone(self), upgrading.clone());
                 tokio::spawn(async move { slot.see(plan, seen).await });
-                Ok(upgrading)
+                Ok(Begun { upgrading, warnings })
             }
             Err(error) => {
                 // No labor was told of it.
