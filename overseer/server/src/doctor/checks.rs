@@ -12,6 +12,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::{Check, Status};
 use crate::release::size;
+use crate::serve::check::isolation::in_the_file;
 
 /// How long another machine may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -230,16 +231,33 @@ fn cgroups() -> Check {
 
 /// Of memory, processors and processes of plugin hosts; tried, for who may make a group is seen by that.
 fn limits() -> Check {
+    let is_root = rustix::process::geteuid().is_root();
+    limits_of(is_root, overseer_labor::host::try_groups())
+}
+
+/// All of an isolation that cannot be had, and why.
+fn limits_of(is_root: bool, tried: Vec<(&'static str, Result<(), String>)>) -> Check {
     const FOR: &str = "isolation";
-    let tried = overseer_labor::host::try_groups();
-    let had: Vec<_> = tried.iter().filter(|(_, had)| had.is_ok()).map(|(key, _)| *key).collect();
-    let found = if had.is_empty() { "none".to_owned() } else { had.join(" ") };
-    match tried.iter().find_map(|(key, had)| Some((key, had.as_ref().err()?))) {
-        None => Check::ok("limits of hosts", FOR, found),
-        Some((key, why)) => {
-            Check::absent("limits of hosts", Status::Info, FOR, found, format!("no limit of {key}: {why}"))
+    let tried = tried.into_iter().map(|(key, had)| (in_the_file(key), had));
+    let user = if is_root { Ok(()) } else { Err("only root can run hosts as another user".to_owned()) };
+    let mut found = Vec::new();
+    // What is missing for the same reason is said together.
+    let mut missing: Vec<(String, Vec<&str>)> = Vec::new();
+    for (key, had) in [("user", user)].into_iter().chain(tried) {
+        match had {
+            Ok(()) => found.push(key),
+            Err(why) => match missing.iter_mut().find(|(known, _)| *known == why) {
+                Some((_, keys)) => keys.push(key),
+                None => missing.push((why, vec![key])),
+            },
         }
     }
+    let found = if found.is_empty() { "none".to_owned() } else { found.join(" ") };
+    if missing.is_empty() {
+        return Check::ok("limits of hosts", FOR, found);
+    }
+    let said: Vec<_> = missing.iter().map(|(why, keys)| format!("no {}: {why}", keys.join(", "))).collect();
+    Check::absent("limits of hosts", Status::Info, FOR, found, said.join("; "))
 }
 
 fn docker() -> Check {
@@ -334,6 +352,23 @@ mod tests {
         let check = writable("cache", &dir.path().join("a/b"), "x", "advice");
         assert_ne!(check.status, Status::Missing);
         assert!(!dir.path().join("a").exists());
+    }
+
+    #[test]
+    fn all_of_an_isolation_that_cannot_be_had_is_named() {
+        let no = |key, why: &str| (key, Err(why.to_owned()));
+        let tried = vec![no("memory", "no groups"), no("cpu_milli", "no groups"), no("processes", "no pids")];
+        let check = limits_of(false, tried.clone());
+        let advice = check.advice.unwrap();
+        assert_eq!((check.status, &*check.found), (Status::Info, "none"));
+        assert_eq!(
+            advice,
+            "no user: only root can run hosts as another user; no memory, cpu: no groups; no processes: no pids"
+        );
+        let check = limits_of(true, tried);
+        assert_eq!((&*check.found, check.advice.unwrap().contains("no user")), ("user", false));
+        let all = limits_of(true, vec![("memory", Ok(())), ("cpu_milli", Ok(())), ("processes", Ok(()))]);
+        assert_eq!((all.status, &*all.found), (Status::Ok, "user memory cpu processes"));
     }
 
     #[test]

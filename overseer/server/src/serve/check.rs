@@ -1,5 +1,7 @@
 //! `overseer serve --check`.
 
+pub(crate) mod isolation;
+
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -16,6 +18,8 @@ struct Checked<'a> {
     ok: bool,
     config: &'a Path,
     fleets: Vec<CheckedFleet>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -30,18 +34,19 @@ struct CheckedFleet {
 ///
 /// # Errors
 /// What `overseer serve` would say: `serve.socket_directory`, `serve.socket`,
-/// `serve.control_certificate`, `serve.data`.
+/// `serve.control_certificate`, `serve.data`; `serve.isolation`.
 pub(super) fn run(path: &Path, plan: &Plan, data: Option<PathBuf>, json: bool) -> Result<Exit, Failure> {
     let (_data, socket) = super::placed(plan, data)?;
     socket::check(&socket)?;
     if let Some(files) = &plan.server.control_identity {
         control::identity(files)?;
     }
-    say(path, plan, json);
+    let warnings = isolation::check(plan)?;
+    say(path, plan, warnings, json);
     Ok(Exit::Passed)
 }
 
-fn say(path: &Path, plan: &Plan, json: bool) {
+fn say(path: &Path, plan: &Plan, warnings: Vec<String>, json: bool) {
     let fleets: Vec<_> = plan.fleets.values().collect();
     if json {
         let fleets = fleets.iter().map(|fleet| CheckedFleet {
@@ -50,8 +55,9 @@ fn say(path: &Path, plan: &Plan, json: bool) {
             release_id: fleet.release.id().to_string(),
             labors: fleet.config.labors,
         });
-        return output::json(&Checked { ok: true, config: path, fleets: fleets.collect() });
+        return output::json(&Checked { ok: true, config: path, fleets: fleets.collect(), warnings });
     }
+    warnings.iter().for_each(|warning| Target::Stderr.write(&format!("warning: {warning}\n")));
     let none = if fleets.is_empty() { ", and has no fleet" } else { "" };
     Target::Stdout.write(&format!("{} is good{none}\n", path.display()));
     for fleet in fleets {

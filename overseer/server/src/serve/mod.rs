@@ -1,6 +1,6 @@
 //! `overseer serve`: fleets that are kept, and a control API to ask for them.
 
-mod check;
+pub(crate) mod check;
 pub(crate) mod configured;
 pub(crate) mod control;
 pub(crate) mod desired;

@@ -101,6 +101,29 @@ fn a_configuration_is_checked_and_its_mistakes_are_shown() {
 }
 
 #[test]
+fn an_isolation_that_this_machine_does_not_hold_is_seen_before_anything_is_served() {
+    let world = World::new();
+    world.configure("", &[("a", "isolation = { user = \"nobody-of-here\", open_files = 64 }")]);
+    let bad = world.overseer(["serve", "--check", "--json"]).exits(2).document();
+    assert_eq!(bad["code"], "serve.isolation");
+    let message = bad["message"].as_str().unwrap();
+    assert!(message.contains("isolation.user: ") && message.contains("nobody-of-here"), "{message}");
+    assert!(bad["help"].is_string(), "{bad}");
+    let limits = ["memory", "cpu", "processes"];
+    world.configure("", &[("a", "isolation = { memory = \"64MiB\", cpu = \"0.5\", processes = 64 }")]);
+    let checked = world.ask(["serve", "--check"]);
+    // The doctor knows the same of this machine.
+    let report = world.overseer(["doctor", "--json"]).document();
+    let checks = report["checks"].as_array().unwrap();
+    let had =
+        checks.iter().find(|check| check["name"] == "limits of hosts").unwrap()["found"].as_str().unwrap();
+    let warnings = checked["warnings"].as_array().cloned().unwrap_or_default();
+    let had: Vec<_> = had.split(' ').filter(|key| limits.contains(key)).collect();
+    assert_eq!(warnings.len() + had.len(), limits.len(), "{checked} {had:?}");
+    assert!(warnings.iter().all(|warning| warning.as_str().unwrap().contains(".isolation.")), "{checked}");
+}
+
+#[test]
 fn a_socket_directory_of_others_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     let world = World::new();
