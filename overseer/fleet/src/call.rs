@@ -100,6 +100,14 @@ pub enum CallError {
         /// The bound that was met.
         bound: Bound,
     },
+    /// Nobody is ready, and as many calls as may wait for somebody do.
+    #[error(
+        "{waiting} calls wait for a labor of the fleet already; wait for some to end, or start more labors"
+    )]
+    FleetFull {
+        /// How many.
+        waiting: usize,
+    },
     /// Over the limit.
     #[error("a payload of {size} bytes is over the limit of {limit}; pass it as a blob")]
     TooLarge {
@@ -138,13 +146,23 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// The labor that it is about, where it names one.
+    pub fn labor(&self) -> Option<LaborId> {
+        match self {
+            Self::LaborLost { labor, .. } | Self::NotReady { labor, .. } | Self::Overloaded { labor, .. } => {
+                Some(*labor)
+            }
+            _ => None,
+        }
+    }
+
     /// Stable code.
     pub fn code(&self) -> &'static str {
         match self {
             Self::LaborLost { .. } => "call.labor_lost",
             Self::NotReady { .. } => "call.not_ready",
             Self::NoLabor { .. } => "call.no_labor",
-            Self::Overloaded { .. } => "call.overloaded",
+            Self::Overloaded { .. } | Self::FleetFull { .. } => "call.overloaded",
             Self::TooLarge { .. } => "call.too_large",
             Self::Answered { .. } => "call.answered",
             Self::NoAnswer { .. } => "call.no_answer",

@@ -22,6 +22,16 @@ pub(crate) struct Failure {
     pub(crate) help: Option<String>,
     /// Where in a file.
     pub(crate) place: Option<Box<Place>>,
+    /// Of a call; its message names them too.
+    pub(crate) call: Option<Box<FailedCall>>,
+}
+
+/// Where a call was, as far as that is known; each is empty where it is not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct FailedCall {
+    pub(crate) labor: String,
+    /// Whose logs it has written.
+    pub(crate) task: String,
 }
 
 /// A place in a file of the user.
@@ -43,6 +53,7 @@ impl Failure {
             message: message.into(),
             help: None,
             place: None,
+            call: None,
         }
     }
 
@@ -66,7 +77,7 @@ impl Failure {
             ),
             _ => help,
         };
-        Self { exit, code, message: message.to_owned(), help, place: None }
+        Self { exit, code, help, ..Self::input("", message) }
     }
 
     /// With advice.
@@ -85,12 +96,14 @@ impl Failure {
 
     /// As a document for programs.
     pub(crate) fn document(&self) -> Document<'_> {
-        let place = self.place.as_deref();
+        let (place, call) = (self.place.as_deref(), self.call.as_deref());
         Document {
             event: "error",
             code: &self.code,
             message: &self.message,
             help: self.help.as_deref(),
+            labor: call.map(|call| &*call.labor).unwrap_or_default(),
+            task: call.map(|call| &*call.task).unwrap_or_default(),
             file: place.map(|p| p.source.name()),
             line: place.map(|p| p.line),
             column: place.map(|p| p.column),
@@ -108,6 +121,10 @@ pub(crate) struct Document<'a> {
     message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     help: Option<&'a str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    labor: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    task: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -342,7 +342,7 @@ impl FleetHandle {
     /// Begins a call on the least loaded labor and returns once it is on its way.
     ///
     /// # Errors
-    /// [`CallError::NoLabor`] and those of [`Labor::start_call`].
+    /// [`CallError::NoLabor`], [`CallError::FleetFull`] and those of [`Labor::start_call`].
     pub async fn start_call(
         &self,
         method: &str,

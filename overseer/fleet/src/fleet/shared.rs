@@ -314,7 +314,7 @@ impl FleetShared {
             let place = Place::take(&self.waiting, WAITING_CALLS);
             let _place = place.ok_or_else(|| {
                 self.metrics.refused.add("calls_waiting");
-                CallError::NoLabor { waited: Duration::ZERO }
+                CallError::FleetFull { waiting: WAITING_CALLS }
             })?;
             if tokio::time::timeout_at(deadline, changed).await.is_err() {
                 return Err(CallError::NoLabor { waited });

@@ -11,6 +11,7 @@ use super::status::{call_failed, refuse};
 use super::{Service, caller, proto};
 use crate::access::Caller;
 use crate::audit::record::Asked;
+use crate::failure::FailedCall;
 use crate::serve::slot::unknown_labor;
 
 fn options(request: &proto::CallRequest) -> CallOptions {
@@ -32,7 +33,6 @@ async fn call(
     trace: Option<TraceContext>,
 ) -> Result<proto::CallResponse, Status> {
     let options = options(&request).trace(trace);
-    let failed = |error: CallError| call_failed(&error);
     let open = match &request.labor {
         None => fleet.start_call(&request.method, request.payload, options).await,
         Some(id) => {
@@ -41,9 +41,12 @@ async fn call(
             labor.start_call(&request.method, request.payload, options).await
         }
     };
-    let open = open.map_err(failed)?;
+    let open = open.map_err(|error: CallError| call_failed(&error, None))?;
     let (labor, task) = (open.labor().to_string(), open.task().to_string());
-    let result = open.answer().await.map_err(failed)?;
+    let result = open.answer().await.map_err(|error| {
+        let begun = FailedCall { labor: labor.clone(), task: task.clone() };
+        call_failed(&error, Some(begun))
+    })?;
     Ok(proto::CallResponse { result, labor, task })
 }
 

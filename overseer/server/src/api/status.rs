@@ -10,12 +10,16 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use crate::exit::Exit;
-use crate::failure::Failure;
+use crate::failure::{FailedCall, Failure};
 
 /// Metadata that carries the stable code of an error.
 const CODE: &str = "overseer-code";
 /// Metadata that carries what to do, in UTF-8.
 const HELP: &str = "overseer-help-bin";
+/// Metadata that carries the labor that had a call which failed.
+const LABOR: &str = "overseer-labor";
+/// Metadata that carries the task whose logs such a call wrote.
+const TASK: &str = "overseer-task";
 
 /// A failure as a status.
 pub(crate) fn refuse(failure: Failure) -> Status {
@@ -23,19 +27,47 @@ pub(crate) fn refuse(failure: Failure) -> Status {
     with_code(code, &failure)
 }
 
-/// A call that gave no result.
-pub(super) fn call_failed(error: &CallError) -> Status {
+/// A call that gave no result, and where it was, if it had begun.
+pub(super) fn call_failed(error: &CallError, begun: Option<FailedCall>) -> Status {
     let code = match error {
         CallError::Answered { code, .. } => answered(*code),
         CallError::LaborLost { .. } | CallError::NotReady { .. } | CallError::NoLabor { .. } => {
             Code::Unavailable
         }
-        CallError::Overloaded { .. } => Code::ResourceExhausted,
+        CallError::Overloaded { .. } | CallError::FleetFull { .. } => Code::ResourceExhausted,
         CallError::TooLarge { .. } | CallError::Codec { .. } => Code::InvalidArgument,
         CallError::NoAnswer { .. } => Code::DeadlineExceeded,
         CallError::Blobs(_) => Code::Internal,
     };
-    with_code(code, &Failure::told(Exit::Fault, error.code(), &error.to_string()))
+    let mut failure = Failure::told(Exit::Fault, error.code(), &error.to_string());
+    let named = || error.labor().map(|labor| FailedCall { labor: labor.to_string(), task: String::new() });
+    if let Some(call) = begun.or_else(named) {
+        let ids = [("labor", &call.labor), ("task", &call.task)];
+        let unsaid = ids.iter().filter(|(_, id)| !failure.message.contains(&***id));
+        let unsaid: Vec<_> = unsaid.map(|(kind, id)| format!("{kind} {id}")).collect();
+        if !unsaid.is_empty() {
+            failure.message.push_str(&format!(" ({})", unsaid.join(", ")));
+        }
+        if let (CallError::Answered { code, .. }, None) = (error, &failure.help) {
+            failure.help = advice(*code, &call.labor);
+        }
+        failure.call = Some(Box::new(call));
+    }
+    with_code(code, &failure)
+}
+
+/// What to do where neither the labor nor what it runs says it.
+fn advice(code: CallErrorCode, labor: &str) -> Option<String> {
+    Some(match code {
+        CallErrorCode::QueueDeadline => "allow a longer --queue, or start more labors".to_owned(),
+        CallErrorCode::RunDeadline => "allow a longer --run".to_owned(),
+        CallErrorCode::Overloaded => "wait for some to end, or start more labors".to_owned(),
+        CallErrorCode::Draining | CallErrorCode::NotReady => "call again, without --labor".to_owned(),
+        CallErrorCode::HostEnded | CallErrorCode::Panicked => {
+            format!("see what it has said last: overseer logs {labor}")
+        }
+        _ => return None,
+    })
 }
 
 fn answered(code: CallErrorCode) -> Code {
@@ -124,6 +156,11 @@ fn with_code(code: Code, failure: &Failure) -> Status {
     if let Some(help) = &failure.help {
         status.metadata_mut().insert_bin(HELP, MetadataValue::from_bytes(help.as_bytes()));
     }
+    for (key, id) in failure.call.iter().flat_map(|call| [(LABOR, &call.labor), (TASK, &call.task)]) {
+        if let Some(id) = MetadataValue::try_from(&**id).ok().filter(|id| !id.is_empty()) {
+            status.metadata_mut().insert(key, id);
+        }
+    }
     status
 }
 
@@ -160,6 +197,8 @@ pub(crate) fn understand(status: &Status) -> Failure {
         return Failure { exit, ..Failure::fault("server.connection", message) }
             .help("try again; `overseer status` says whether it runs");
     };
+    let id = |key| metadata.get(key).map(|id| text(id.as_encoded_bytes())).unwrap_or_default();
+    let call = FailedCall { labor: id(LABOR), task: id(TASK) };
     let help = metadata.get_bin(HELP).and_then(|help| help.to_bytes().ok());
     Failure {
         exit,
@@ -167,11 +206,15 @@ pub(crate) fn understand(status: &Status) -> Failure {
         message: status.message().to_owned(),
         help: help.map(|help| text(&help)),
         place: None,
+        call: Some(call).filter(|call| *call != FailedCall::default()).map(Box::new),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use overseer::call::Bound;
+    use overseer::{Cause, LaborId};
+
     use super::*;
 
     #[test]
@@ -186,13 +229,43 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_fails_names_its_labor_and_its_task_once() {
+        let labor = LaborId::new(1, 7);
+        let begun = FailedCall { labor: labor.to_string(), task: "t-1".into() };
+        let answered = |code, message: &str| {
+            let error = CallError::Answered { code, message: message.into(), cause: None };
+            understand(&call_failed(&error, Some(begun.clone())))
+        };
+        let failed = answered(CallErrorCode::Failed, "no bolts; order some");
+        assert_eq!(failed.message, format!("failed: no bolts (labor {labor}, task t-1)"));
+        assert_eq!((failed.help.as_deref(), failed.call.as_deref()), (Some("order some"), Some(&begun)));
+        let late = answered(CallErrorCode::QueueDeadline, "waited 5 ms for a free slot on the labor");
+        assert!(late.help.unwrap().contains("--queue"));
+        let ended = answered(CallErrorCode::HostEnded, "signal 6");
+        assert_eq!(ended.help.unwrap(), format!("see what it has said last: overseer logs {labor}"));
+
+        let lost = CallError::LaborLost { labor, cause: Cause::ConnectionLost };
+        let lost = understand(&call_failed(&lost, Some(begun.clone())));
+        assert_eq!(lost.message.matches(&*begun.labor).count(), 1, "{}", lost.message);
+        assert!(lost.message.ends_with("(task t-1)"), "{}", lost.message);
+        let full = CallError::Overloaded { labor, bound: Bound::Calls(3) };
+        let full = understand(&call_failed(&full, None));
+        assert_eq!(full.message, format!("labor {labor} has 3 calls open already"));
+        assert_eq!(full.call.unwrap().labor, begun.labor);
+        assert!(full.help.is_some());
+        let nobody = understand(&call_failed(&CallError::FleetFull { waiting: 9 }, None));
+        assert_eq!((&*nobody.code, nobody.call), ("call.overloaded", None));
+        assert!(nobody.message.contains("9 calls wait") && nobody.help.is_some());
+    }
+
+    #[test]
     fn what_the_plugin_says_no_to_is_no_fault_of_the_machinery() {
         let error = |code| CallError::Answered { code, message: "no bolts; order some".into(), cause: None };
-        let exit = |code| understand(&call_failed(&error(code))).exit;
+        let exit = |code| understand(&call_failed(&error(code), None)).exit;
         assert_eq!(exit(CallErrorCode::Failed), Exit::Failed);
         assert_eq!(exit(CallErrorCode::NoMethod), Exit::BadInput);
         assert_eq!(exit(CallErrorCode::Agent), Exit::Fault);
-        let understood = understand(&call_failed(&error(CallErrorCode::Failed)));
+        let understood = understand(&call_failed(&error(CallErrorCode::Failed), None));
         assert_eq!(understood.help.as_deref(), Some("order some"));
         let other = understand(&Status::unavailable("connection reset"));
         assert_eq!((&*other.code, other.exit), ("server.connection", Exit::Fault));

@@ -65,7 +65,13 @@ fn each_way_to_fail_has_its_code_and_its_exit() {
         assert_eq!(error["code"], code, "{command:?}: {error}");
         let message = error["message"].as_str().unwrap();
         assert!(ran.stderr.contains(code) && !message.is_empty(), "{}", ran.stderr);
+        // Who had the call that failed, and whose logs it has written.
+        let ids = ["labor", "task"].map(|id| error[id].as_str().unwrap_or_default());
+        assert_eq!(ids.map(|id| !id.is_empty()), [code == "call.answered"; 2], "{error}");
+        assert!(ids.iter().all(|id| message.contains(id)), "{error}");
     }
+    let late = world.overseer(["call", &a, "sleep", "5000", "--run", "100ms", "--json"]).document();
+    assert!(late["help"].as_str().unwrap().contains("--run"), "{late}");
     for command in [&["call", &a, "echo", "--run", "-1s"][..], &["submit", &a, "echo", "--queue", "-1s"]] {
         let refused = world.overseer(command).exits(2).stderr;
         assert!(refused.contains("a time is not below zero"), "{refused}");
