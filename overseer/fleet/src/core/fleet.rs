@@ -284,8 +284,7 @@ impl FleetCore {
             return;
         }
         let life = Life { labor: id, generation: Generation::FIRST };
-        let target = self.release_for_new();
-        self.labors.insert(id, Labor { target, ..Labor::new(life, Phase::Requested, now) });
+        self.labors.insert(id, self.new_labor(now, life, Phase::Requested));
         self.request(now, id, out);
     }
 

@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use overseer_protocol::{Cause, LaborId, ReleaseId};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::Millis;
 
 /// How an upgrade goes about it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpgradeOptions {
     /// Percent of the labors that change first and are watched before the others do: one at least;
     /// with 0 none is first.

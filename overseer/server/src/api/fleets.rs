@@ -8,18 +8,17 @@ use overseer::fleet::ReconcileError;
 use overseer::history::{FleetEntry, HistoryEntry};
 use overseer::{Cause, Invitation, InviteError, Labor, LaborId};
 use overseer_protocol::Endpoint;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::condition::troubles;
 use super::status::refuse;
-use super::{Answers, Service, WAITING, caller, proto, upgrade};
+use super::stream::Steps;
+use super::{Answers, Service, caller, proto, stream, upgrade};
 use crate::audit::outcome;
 use crate::audit::record::Asked;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::serve::events::{Followed, KEPT, Numbered};
-use crate::serve::gate;
+use crate::serve::events::{Followed, Follower, KEPT, Numbered};
 use crate::serve::slot::upgrade::Begun;
 use crate::serve::slot::{FleetSlot, State, unknown_labor};
 
@@ -291,7 +290,8 @@ impl proto::fleets_server::Fleets for Service {
         let slot = self.seen(&caller).fleet(&request.get_ref().fleet).map_err(refuse)?;
         let fleet = slot.fleet().map_err(refuse)?;
         let upgrading = fleet.upgrading().ok_or_else(|| refuse(upgrade::none(&slot.name)))?;
-        Ok(Response::new(upgrade::follow(upgrading, Arc::clone(&self.server))))
+        let statuses = upgrade::Statuses::of(upgrading);
+        Ok(Response::new(stream::follow(statuses, Arc::clone(&self.server))))
     }
 
     async fn history(
@@ -347,39 +347,28 @@ impl proto::fleets_server::Fleets for Service {
         &self,
         request: Request<proto::EventsRequest>,
     ) -> Result<Response<Self::EventsStream>, Status> {
-        use proto::events_response::What;
         let caller = caller::of(&request)?;
         let request = request.into_inner();
         let slot = self.seen(&caller).fleet(&request.fleet).map_err(refuse)?;
         // One that wants to stop is not kept by those who only look on.
         drop(self.server.gate.enter().map_err(refuse)?);
-        let mut follower = match request.after {
+        let follower = match request.after {
             Some(after) => slot.events.follow(after),
             None => slot.events.follow_newest(request.backlog as usize),
         };
-        let (send, receive) = tokio::sync::mpsc::channel(WAITING);
-        let server = Arc::clone(&self.server);
-        tokio::spawn(async move {
-            loop {
-                let what = tokio::select! {
-                    followed = follower.next() => match followed {
-                        Followed::Event(Numbered { sequence, entry }) => What::Event(event(sequence, &entry)),
-                        Followed::Lost(events) => What::Lost(events),
-                    },
-                    () = send.closed() => return,
-                    () = server.gate.closing() => {
-                        // A reader that is gone needs no word.
-                        let _ = send.try_send(Err(refuse(gate::stopping())));
-                        return;
-                    }
-                };
-                let answer = Ok(proto::EventsResponse { what: Some(what) });
-                tokio::select! {
-                    sent = send.send(answer) => if sent.is_err() { return },
-                    () = server.gate.closing() => return,
-                }
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+        Ok(Response::new(stream::follow(follower, Arc::clone(&self.server))))
+    }
+}
+
+impl Steps for Follower {
+    type Step = proto::EventsResponse;
+
+    async fn step(&mut self) -> Option<Result<Self::Step, Status>> {
+        use proto::events_response::What;
+        let what = match self.next().await {
+            Followed::Event(Numbered { sequence, entry }) => What::Event(event(sequence, &entry)),
+            Followed::Lost(events) => What::Lost(events),
+        };
+        Some(Ok(proto::EventsResponse { what: Some(what) }))
     }
 }

@@ -10,6 +10,7 @@ mod logs;
 pub(crate) mod proto;
 mod results;
 pub(crate) mod status;
+mod stream;
 mod task_record;
 mod tasks;
 mod tokens;

@@ -1,17 +1,15 @@
 //! Upgrades of fleets, as the API says them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use overseer::{FleetName, UpgradeOptions, UpgradeStage, UpgradeStatus, Upgrading};
-use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 
 use super::fleets::{cause, number};
+use super::proto;
 use super::status::refuse;
-use super::{Answers, WAITING, proto};
+use super::stream::Steps;
 use crate::failure::Failure;
-use crate::serve::gate;
-use crate::serve::server::Server;
 use crate::serve::taken_back::TakenBack;
 
 pub(super) fn options(request: &proto::UpgradeFleetRequest) -> UpgradeOptions {
@@ -58,33 +56,38 @@ pub(super) fn none(fleet: &FleetName) -> Failure {
 }
 
 /// Each status until the last one. One who reads slowly is told of fewer.
-pub(super) fn follow(mut upgrading: Upgrading, server: Arc<Server>) -> Answers<proto::FollowUpgradeResponse> {
-    let (send, receive) = tokio::sync::mpsc::channel(WAITING);
-    tokio::spawn(async move {
-        let mut now = upgrading.status();
-        loop {
-            let answer = proto::FollowUpgradeResponse { upgrade: Some(status(&now)) };
-            if send.send(Ok(answer)).await.is_err() || now.stage.is_over() {
-                return;
-            }
-            let changed = tokio::select! {
-                changed = upgrading.changed() => changed,
-                () = send.closed() => return,
-                () = server.gate.closing() => {
-                    // A reader that is gone needs no word.
-                    let _ = send.try_send(Err(refuse(gate::stopping())));
-                    return;
-                }
-            };
-            match changed {
-                Ok(status) => now = status,
-                Err(stopped) => {
-                    let failure = Failure::fault(stopped.code(), stopped.to_string());
-                    let _ = send.try_send(Err(refuse(failure)));
-                    return;
-                }
-            }
-        }
-    });
-    Box::pin(ReceiverStream::new(receive))
+pub(super) struct Statuses {
+    upgrading: Upgrading,
+    told: Told,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Some,
+    All,
+}
+
+impl Statuses {
+    pub(super) fn of(upgrading: Upgrading) -> Self {
+        Self { upgrading, told: Told::Nothing }
+    }
+}
+
+impl Steps for Statuses {
+    type Step = proto::FollowUpgradeResponse;
+
+    async fn step(&mut self) -> Option<Result<Self::Step, Status>> {
+        let now = match self.told {
+            Told::Nothing => Ok(self.upgrading.status()),
+            Told::Some => self.upgrading.changed().await,
+            Told::All => return None,
+        };
+        let is_last = now.as_ref().map_or(true, |now| now.stage.is_over());
+        self.told = if is_last { Told::All } else { Told::Some };
+        Some(match now {
+            Ok(now) => Ok(proto::FollowUpgradeResponse { upgrade: Some(status(&now)) }),
+            Err(stopped) => Err(refuse(Failure::fault(stopped.code(), stopped.to_string()))),
+        })
+    }
 }

@@ -186,7 +186,7 @@ impl TakenBackReleases {
         }
     }
 
-    /// The release that a fleet ran before one was taken back. Blocks while it is read to its end.
+    /// The release that a fleet ran before one was taken back, read to its end.
     ///
     /// # Errors
     /// Why it cannot be used, in words.

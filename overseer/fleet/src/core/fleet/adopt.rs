@@ -30,8 +30,7 @@ impl FleetCore {
         // One that has joined while its record was not yet written dials again by itself.
         let invited = invited.map(|left| left.max(REATTACH));
         let unwanted = unwanted || invited.is_some();
-        let target = self.release_for_new();
-        let labor = Labor { lease_end, unwanted, invited, target, ..Labor::new(life, Phase::Booting, now) };
+        let labor = Labor { lease_end, unwanted, invited, ..self.new_labor(now, life, Phase::Booting) };
         self.labors.insert(life.labor, labor);
         match found {
             Found::Booting => self.enter(now, life, Phase::Booting, None, out),

@@ -23,9 +23,7 @@ impl FleetCore {
             return;
         }
         let life = Life { labor: id, generation: Generation::FIRST };
-        let target = self.release_for_new();
-        let labor =
-            Labor { unwanted: true, invited: Some(ttl), target, ..Labor::new(life, Phase::Booting, now) };
+        let labor = Labor { unwanted: true, invited: Some(ttl), ..self.new_labor(now, life, Phase::Booting) };
         self.labors.insert(id, labor);
         self.enter(now, life, Phase::Booting, None, out);
     }

@@ -4,7 +4,7 @@ use std::collections::btree_map::Entry;
 
 use overseer_protocol::{BootPhase, Cause, LaborId, ReleaseId};
 
-use super::{FleetCore, Phase};
+use super::{FleetCore, Labor, Phase};
 use crate::core::rollout::Rollout;
 use crate::core::{Effect, Life, Millis, Tally, UpgradeOptions, UpgradeStage, UpgradeStatus};
 
@@ -78,14 +78,19 @@ impl FleetCore {
     }
 
     fn status_of(&self, rollout: &Rollout) -> UpgradeStatus {
-        let changed = self.labors.values().filter(|l| l.is_ready() && l.runs == rollout.to).count();
-        let stage = rollout.stage.clone();
-        UpgradeStatus { from: rollout.from, to: rollout.to, stage, changed, labors: self.labors.len() }
+        let (changed, labors) = (self.changed_to(rollout.to), self.labors.len());
+        UpgradeStatus { from: rollout.from, to: rollout.to, stage: rollout.stage.clone(), changed, labors }
     }
 
-    /// What a labor is to run whose life begins.
-    pub(super) fn release_for_new(&self) -> Option<ReleaseId> {
-        self.rollout.as_ref().map_or(self.release, Rollout::for_new)
+    /// How many labors are ready and run this.
+    fn changed_to(&self, release: Option<ReleaseId>) -> usize {
+        self.labors.values().filter(|labor| labor.is_ready() && labor.runs == release).count()
+    }
+
+    /// A labor that is new here, with what it is to run.
+    pub(super) fn new_labor(&self, now: Millis, life: Life, phase: Phase) -> Labor {
+        let target = self.rollout.as_ref().map_or(self.release, Rollout::for_new);
+        Labor { target, ..Labor::new(life, phase, now) }
     }
 
     /// Whether a labor that attaches and runs this may be called.
@@ -247,7 +252,7 @@ impl FleetCore {
         let by = now + self.time_to_change();
         let at_once = rollout.at_once(self.labors.len());
         // One that is not ready any more changes when it is ready again.
-        rollout.changing.retain(|labor, _| self.labors.get(labor).is_some_and(super::Labor::is_ready));
+        rollout.changing.retain(|labor, _| self.labors.get(labor).is_some_and(Labor::is_ready));
         for labor in self.labors.values().filter(|labor| labor.runs != labor.target) {
             let Phase::Ready { session } = labor.phase else { continue };
             if rollout.taken(now) >= at_once {
@@ -262,15 +267,15 @@ impl FleetCore {
 
     /// Whether a stage is over, and the next one has something to do.
     fn next_stage(&self, now: Millis, rollout: &mut Rollout) -> bool {
-        let ready = || self.labors.values().filter(|labor| labor.is_ready());
-        let settled = rollout.taken(now) == 0 && ready().all(|labor| labor.runs == labor.target);
+        let mut ready = self.labors.values().filter(|labor| labor.is_ready());
+        let settled = rollout.taken(now) == 0 && ready.all(|labor| labor.runs == labor.target);
         if let UpgradeStage::GoingBack(cause) = &rollout.stage {
             if settled {
                 rollout.stage = UpgradeStage::RolledBack(cause.clone());
             }
             return false;
         }
-        let changed = ready().filter(|labor| labor.runs == rollout.to).count();
+        let changed = self.changed_to(rollout.to);
         let enough = match rollout.stage {
             UpgradeStage::Canary => changed >= rollout.wanted(self.labors.len()),
             _ => self.labors.values().all(|labor| labor.target == rollout.to),
@@ -308,7 +313,7 @@ impl FleetCore {
 
     /// It cannot go back: another life of it can.
     fn stays_behind(&mut self, now: Millis, labor: LaborId, out: &mut Vec<Effect>) {
-        let Some(life) = self.labors.get(&labor).map(super::Labor::life) else { return };
+        let Some(life) = self.labors.get(&labor).map(Labor::life) else { return };
         self.give_up(now, life, self.too_late(), out);
         self.roll(now, out);
     }

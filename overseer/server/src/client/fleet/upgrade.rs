@@ -118,7 +118,8 @@ impl UpgradeDocument {
         match (self.stage.as_str(), &self.cause) {
             ("done", _) => format!("{fleet} runs {} on {on}\n", short(&self.to)),
             ("rolled_back", cause) => {
-                format!("{fleet} runs {} again on {on}: {}\n", short(&self.from), why(cause.as_ref()))
+                let why = why(cause.as_ref());
+                format!("{fleet} runs {} again on {on}: {why}\n", short(&self.from))
             }
             _ => format!("{fleet} changes from {} to {}\n", short(&self.from), short(&self.to)),
         }
@@ -149,7 +150,8 @@ impl TakenBackDocument {
             Some(cause) => format!("the release {release} was taken back: {}", why(Some(cause))),
             None => format!("nobody has seen the release {release} do well on all labors"),
         };
-        format!("{what}\n`overseer fleet upgrade {fleet}` tries it again, if the configuration names it\n")
+        let again = "tries it again, if the configuration names it";
+        format!("{what}\n`overseer fleet upgrade {fleet}` {again}\n")
     }
 }
 
@@ -209,7 +211,8 @@ impl Shown {
     fn new(json: bool) -> Self {
         let bar = output::progress().map(|progress| {
             let bar = progress.add(ProgressBar::new(0));
-            let style = ProgressStyle::with_template("{bar:24} {pos}/{len} labors, {msg} ({elapsed})");
+            let line = "{bar:24} {pos}/{len} labors, {msg} ({elapsed})";
+            let style = ProgressStyle::with_template(line);
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar
         });
@@ -222,7 +225,8 @@ impl Shown {
             bar.set_position(now.changed.into());
             bar.set_message(now.doing());
         } else if !self.json && now.stage != self.stage {
-            Target::Stderr.write(&format!("{}/{} labors: {}\n", now.changed, now.labors, now.doing()));
+            let UpgradeDocument { changed, labors, .. } = now;
+            Target::Stderr.write(&format!("{changed}/{labors} labors: {}\n", now.doing()));
         }
         self.stage.clone_from(&now.stage);
     }
