@@ -55,7 +55,14 @@ pub(super) fn show(shown: &Shown) -> String {
         text.push_str(&format!("\n{}", upgrade_line(&shown.fleet.name, upgrade)));
     }
     if let Some(taken_back) = &shown.fleet.taken_back {
-        text.push_str(&format!("\n{}", taken_back.text(&shown.fleet.name)));
+        // The line above says why, if it is of the same release.
+        if shown.fleet.upgrade.as_ref().is_none_or(|upgrade| upgrade.to != taken_back.release) {
+            text.push_str(&format!("\n{}", taken_back.text()));
+        }
+        text.push_str(&format!(
+            "`overseer fleet upgrade {}` tries it again, if the configuration names it\n",
+            shown.fleet.name
+        ));
     }
     let labors = shown.children.as_deref().unwrap_or_default();
     if !labors.is_empty() {
@@ -174,8 +181,16 @@ fn notes(fleet: &FleetDocument) -> String {
     if fleet.by_hand {
         notes.push("by hand".to_owned());
     }
-    if !fleet.pending.is_empty() {
-        notes.push(format!("waits for a start: {}", fleet.pending.join(", ")));
+    let (taken_back, waiting): (Vec<&str>, Vec<&str>) = fleet
+        .pending
+        .iter()
+        .map(String::as_str)
+        .partition(|key| *key == "release" && fleet.taken_back.is_some());
+    if !waiting.is_empty() {
+        notes.push(format!("waits for a start: {}", waiting.join(", ")));
+    }
+    if !taken_back.is_empty() {
+        notes.push("its new release was taken back".to_owned());
     }
     notes.join("; ")
 }
@@ -201,6 +216,7 @@ pub(in crate::client) fn age(since_ms: u64) -> String {
 mod tests {
     use console::measure_text_width;
 
+    use super::super::upgrade::TakenBackDocument;
     use super::*;
 
     fn fleet(name: &str) -> FleetDocument {
@@ -300,6 +316,22 @@ mod tests {
         assert!(text.contains("last upgrade: web runs 111111111111 again on 12 labors: no bolts"), "{text}");
         assert!(!text.contains("  release  why"), "all run what the fleet does: {text}");
         assert!(fleet_table(&[running], 80).lines().all(|line| !line.contains("upgrade")));
+
+        let taken_back = |upgrade| {
+            let (release, before) = ("2".repeat(64), "1".repeat(64));
+            let taken_back = TakenBackDocument { release, before, cause: Some(why.clone()) };
+            let fleet = FleetDocument { upgrade, taken_back: Some(taken_back), ..fleet("web") };
+            show(&Shown { fleet, children: None, started: None, draining: None })
+        };
+        for upgrade in [None, Some(upgrade("rolled_back", Some(why.clone())))] {
+            let text = taken_back(upgrade);
+            assert_eq!(text.matches("no bolts").count(), 1, "why is said once: {text}");
+            assert!(text.contains("`overseer fleet upgrade web` tries it again"), "{text}");
+            assert!(
+                text.contains("waits for a start: environment; its new release was taken back"),
+                "{text}"
+            );
+        }
         for (stage, cause, said) in
             [("canary", None, "1/12 labors changed"), ("going_back", Some(why), "no bolts")]
         {

@@ -129,10 +129,10 @@ impl UpgradeDocument {
 /// A release that was taken back, as JSON.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct TakenBackDocument {
-    release: String,
-    before: String,
+    pub(super) release: String,
+    pub(super) before: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    cause: Option<CauseDocument>,
+    pub(super) cause: Option<CauseDocument>,
 }
 
 impl From<proto::TakenBack> for TakenBackDocument {
@@ -143,15 +143,13 @@ impl From<proto::TakenBack> for TakenBackDocument {
 }
 
 impl TakenBackDocument {
-    /// For people.
-    pub(super) fn text(&self, fleet: &str) -> String {
+    /// For people, on a line.
+    pub(super) fn text(&self) -> String {
         let release = short(&self.release);
-        let what = match &self.cause {
-            Some(cause) => format!("the release {release} was taken back: {}", why(Some(cause))),
-            None => format!("nobody has seen the release {release} do well on all labors"),
-        };
-        let again = "tries it again, if the configuration names it";
-        format!("{what}\n`overseer fleet upgrade {fleet}` {again}\n")
+        match &self.cause {
+            Some(cause) => format!("the release {release} was taken back: {}\n", why(Some(cause))),
+            None => format!("nobody has seen the release {release} do well on all labors\n"),
+        }
     }
 }
 
