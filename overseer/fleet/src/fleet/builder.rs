@@ -347,8 +347,8 @@ impl<H: Overseer> FleetBuilder<H> {
     }
 }
 
-/// Longest time to stay awake for the next word of a call.
-const MAX_SPIN: Duration = Duration::from_millis(1);
+/// Longest time for [`FleetBuilder::spin`].
+pub const MAX_SPIN: Duration = Duration::from_millis(1);
 
 fn check(options: &Options) -> Result<(), StartError> {
     let bad = |option, reason| Err(StartError::Option { option, reason });

@@ -29,7 +29,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, oneshot};
 
 pub(crate) use self::actor::FleetMessage;
-pub use self::builder::{FleetBuilder, StartError};
+pub use self::builder::{FleetBuilder, MAX_SPIN, StartError};
 use self::commands::Given;
 pub(crate) use self::commands::Places;
 pub(crate) use self::handler::Told;

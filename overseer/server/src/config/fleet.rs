@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use overseer::core::Options;
+use overseer::fleet::MAX_SPIN;
 use overseer::{Deadlines, Escalation, FleetName, Isolation, ReleaseCache, ReleaseId, Restart};
 
 use super::isolation;
@@ -140,6 +141,7 @@ impl FleetConfig {
             ("silence", a.silence != b.silence),
             ("grace", a.grace != b.grace),
             ("lease", a.lease != b.lease),
+            ("spin", a.spin != b.spin),
             ("task_retention", a.task_retention != b.task_retention),
             ("deadlines", a.deadlines != b.deadlines),
             ("environment", self.environment != other.environment),
@@ -191,6 +193,14 @@ fn options(table: &Table<'_, '_>) -> Result<Options, Failure> {
     }
     if options.lease <= options.silence {
         return Err(longer("lease", &lease_span, "silence", options.silence));
+    }
+    if let Some(spin) = table.duration("spin")? {
+        if spin.value > MAX_SPIN {
+            let message = format!("{} is longer than 1ms", humantime::format_duration(spin.value));
+            let help = "write spin = \"50us\", or leave it out: meanwhile a processor does nothing else";
+            return Err(table.wrong("spin", &spin.span, message, help));
+        }
+        options.spin = spin.value;
     }
     set(&mut options.task_retention, table.duration("task_retention")?);
     if let Some(deadlines) = table.table("deadlines", "deadlines = { boot = \"60s\" }")? {

@@ -23,7 +23,7 @@ fn the_example_is_a_configuration_and_says_the_defaults() {
             format!("{}\n", key.unwrap_or(line))
         })
         .collect();
-    assert!(uncommented.lines().filter(|line| line.contains(" = ")).count() == 30, "{uncommented}");
+    assert!(uncommented.lines().filter(|line| line.contains(" = ")).count() == 31, "{uncommented}");
     let said = parse(&uncommented).unwrap();
     assert_eq!(said.server, config.server);
     let name: FleetName = "web".parse().unwrap();
@@ -35,7 +35,7 @@ fn the_example_is_a_configuration_and_says_the_defaults() {
         EXAMPLE.replace("#   control_cert", "# control_cert").replace("#   control_key", "# control_key");
     let server = parse(&examples.replace("#   ", "")).unwrap();
     assert_eq!(server.server.differences(&config.server).len(), 7, "{server:?}");
-    assert_eq!(config.fleets[&name].differences(&server.fleets[&name]), ["isolation"]);
+    assert_eq!(config.fleets[&name].differences(&server.fleets[&name]), ["spin", "isolation"]);
     assert_eq!(config.server, ServerConfig::default());
 }
 
@@ -47,7 +47,7 @@ fn what_a_file_says_is_what_is_read() {
          grace = \"1m 30s\"\nmetrics = \"0.0.0.0:9464\"\nmetrics_open = true\n[fleets.web]\nadapter = \"local\"\nrelease = \"../web.release\"\ntrust = [\"a.pub\"]\n\
          unsigned = \"allow\"\nlabors = 3\nmax_labors = 5\nrestart = \"temporary\"\nheartbeat = \"2s\"\n\
          silence = \"6s\"\nlease = \"1m\"\ngrace = \"7s\"\nescalation = \"stop_fleet\"\n\
-         task_retention = \"1h\"\nintensity = { restarts = 2, period = \"10s\" }\ndeadlines = { stop = \"9s\" }\n\
+         task_retention = \"1h\"\nspin = \"50us\"\nintensity = { restarts = 2, period = \"10s\" }\ndeadlines = { stop = \"9s\" }\n\
          environment = { A = \"b\" }\nrelease_cache = { directory = \"cache\", quota = \"5MiB\" }\n\
          [fleets.web.isolation]\nuser = \"1000:1001\"\nmemory = \"64MiB\"\ncpu = \"0.25\"\nprocesses = 99\n\
          open_files = 100\nfile_size = \"1KiB\"\ncore = \"0\"\nrequired = true\n",
@@ -66,6 +66,7 @@ fn what_a_file_says_is_what_is_read() {
     assert_eq!((web.labors, web.options.max_nodes, web.unsigned), (3, 5, true));
     assert_eq!((web.options.intensity, web.options.period.as_secs()), (2, 10));
     assert_eq!((web.options.silence.as_secs(), web.options.deadlines.stop.as_secs()), (6, 9));
+    assert_eq!(web.options.spin.as_micros(), 50);
     assert_eq!((web.environment["A"].as_str(), web.options.task_retention.as_secs()), ("b", 3600));
     assert_eq!(web.release_cache, ReleaseCache::at("/etc/overseer/cache").quota(5 << 20));
     let isolation = Isolation {
@@ -148,6 +149,7 @@ fn every_key_that_is_wrong_is_shown_with_what_would_be_right() {
         ("silence = \"1s\"", 4, Some("fleets.web.silence"), "config.value", "more than 1s"),
         ("silence = \"1m\"", 4, Some("fleets.web.lease"), "config.value", "more than 1m"),
         ("grace = \"0s\"", 4, Some("fleets.web.grace"), "config.value", "its unit"),
+        ("spin = \"2ms\"", 4, Some("fleets.web.spin"), "config.value", "spin = \"50us\""),
         ("lease = \"1s\"", 4, Some("fleets.web.lease"), "config.value", "more than 3s"),
         ("lease = \"1000y\"", 4, Some("fleets.web.lease"), "config.value", "its unit"),
         ("environment = [\"A=b\"]", 4, Some("fleets.web.environment"), "config.value", "GREETING"),

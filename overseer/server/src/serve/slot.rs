@@ -373,6 +373,7 @@ impl FleetSlot {
             .silence(options.silence)
             .grace(options.grace)
             .lease(options.lease)
+            .spin(options.spin)
             .deadlines(options.deadlines)
             .release_cache(plan.config.release_cache.clone())
             .isolation(plan.config.isolation.clone());
