@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use overseer_protocol::{CallErrorCode, Cause};
 
 use crate::ahead::Ahead;
+use crate::host::Failure;
 pub(crate) use hosts::HostNumber;
 use hosts::{Hosts, Present};
 
@@ -53,7 +54,7 @@ pub(crate) enum Event<P, R> {
     /// The Overseer wants it back, unless it has begun.
     AskedBack(u64),
     /// It ended in the host, or before it got there.
-    Finished(u64, Result<R, (CallErrorCode, String)>),
+    Finished(u64, Result<R, Failure>),
     /// A host is being started, and calls wait for it. One that is up finishes what it has.
     HostStarting,
     /// This one takes calls from now on, so many at once; with none it takes no calls. One that was
@@ -262,7 +263,7 @@ impl<P> Calls<P> {
         &mut self,
         now: Instant,
         id: u64,
-        outcome: Result<R, (CallErrorCode, String)>,
+        outcome: Result<R, Failure>,
         effects: &mut Vec<Effect<P, R>>,
     ) {
         // An answer to a call that is forgotten or was never ours changes nothing.
@@ -275,16 +276,18 @@ impl<P> Calls<P> {
         // A result that came in spite of a cancel is the truth; an error is the cancel's.
         let outcome = match (outcome, stopping) {
             (Ok(result), _) => Outcome::Done(result),
-            (Err((_, message)), Some((code, _))) => failed(*code, message, None),
+            (Err(failure), Some((code, _))) => failed(*code, failure.message, None),
             // Nobody gave it up: the host stops, and its calls with it.
-            (Err((CallErrorCode::Cancelled, message)), None) if self.draining => {
+            (Err(Failure { code: CallErrorCode::Cancelled, message, .. }), None) if self.draining => {
                 failed(CallErrorCode::HostEnded, format!("the labor ends: {message}"), Some(Cause::Asked))
             }
-            (Err((CallErrorCode::Cancelled, message)), None) if !self.hosts.is_present(*host) => {
+            (Err(Failure { code: CallErrorCode::Cancelled, message, .. }), None)
+                if !self.hosts.is_present(*host) =>
+            {
                 let message = format!("the older version took too long to finish: {message}");
                 failed(CallErrorCode::HostEnded, message, Some(Cause::Asked))
             }
-            (Err((code, message)), None) => failed(code, message, None),
+            (Err(Failure { code, message, cause }), None) => failed(code, message, cause),
         };
         if !cast {
             effects.push(Effect::Answer(id, outcome));

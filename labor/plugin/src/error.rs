@@ -22,6 +22,8 @@ pub enum ErrorKind {
     Cancelled,
     /// The result is over the limit.
     TooLarge,
+    /// The work failed, for what the call ran was ended for its memory: that is told beside the message.
+    OutOfMemory,
 }
 
 impl PluginError {
@@ -48,6 +50,11 @@ impl PluginError {
     /// The result is over the limit.
     pub fn too_large(message: impl Into<String>) -> Self {
         Self { kind: ErrorKind::TooLarge, message: message.into() }
+    }
+
+    /// What the call ran was ended for its memory.
+    pub fn out_of_memory(message: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::OutOfMemory, message: message.into() }
     }
 }
 

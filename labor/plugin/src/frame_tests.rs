@@ -37,7 +37,7 @@ type Parts = (u8, u64, u64, u32, bool, String, Vec<u8>);
 
 fn frame(parts: &Parts) -> Frame<'_> {
     let (kind, a, b, c, flag, text, bytes) = parts;
-    let status = Status::from_wire(c % 8);
+    let status = Status::from_wire(c % 9);
     match kind {
         0 => Frame::Hello { protocol: *c, abi: (*a as u32, *b as u32), concurrency: *c },
         1 => Frame::StartFailed { status, message: text },

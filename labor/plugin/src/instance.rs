@@ -101,6 +101,7 @@ fn failed(error: PluginError) -> Answer {
         ErrorKind::BadPayload => Status::BadPayload,
         ErrorKind::Cancelled => Status::Cancelled,
         ErrorKind::TooLarge => Status::TooLarge,
+        ErrorKind::OutOfMemory => Status::OutOfMemory,
     };
     (status, error.message.into_bytes())
 }

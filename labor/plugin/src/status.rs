@@ -19,13 +19,15 @@ pub enum Status {
     TooLarge = 6,
     /// The host has too many calls waiting.
     Overloaded = 7,
+    /// What the call ran was ended for its memory.
+    OutOfMemory = 8,
 }
 
 impl Status {
     /// From a number; an unknown one is a failure.
     pub fn from_wire(number: u32) -> Self {
         use Status::*;
-        [Done, NoMethod, BadPayload, Cancelled, Panicked, TooLarge, Overloaded]
+        [Done, NoMethod, BadPayload, Cancelled, Panicked, TooLarge, Overloaded, OutOfMemory]
             .into_iter()
             .find(|status| *status as u32 == number)
             .unwrap_or(Failed)

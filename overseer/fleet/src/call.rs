@@ -123,7 +123,7 @@ pub enum CallError {
         code: CallErrorCode,
         /// What it said.
         message: String,
-        /// Why the plugin host ended, where it did.
+        /// Why the plugin host ended, where it did, or what the call ran: out of memory.
         cause: Option<Cause>,
     },
     /// Neither answer nor deadline error came in time.

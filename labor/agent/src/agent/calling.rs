@@ -9,6 +9,7 @@ use tokio::task::AbortHandle;
 
 use super::{Agent, work};
 use crate::calls::{Effect, Event, HostNumber, NewCall, Outcome};
+use crate::host::Failure;
 
 /// What the host needs to run a call.
 #[derive(Debug, Clone, PartialEq)]
@@ -210,8 +211,8 @@ impl Agent {
         let Some(open) = self.open.get_mut(&id) else { return };
         if let Some(fetching) = open.fetching.take() {
             fetching.abort();
-            let message = "cancelled before it ran".to_owned();
-            self.calls_event(Event::Finished(id, Err((CallErrorCode::Cancelled, message))));
+            let failure = Failure::new(CallErrorCode::Cancelled, "cancelled before it ran");
+            self.calls_event(Event::Finished(id, Err(failure)));
         } else if let Some(life) = self.hosting.lives.get(open.host) {
             life.host.cancel(id);
         }

@@ -16,7 +16,7 @@ use crate::as_user::AsUser;
 use crate::bulk::{Bulk, BulkError};
 use crate::calls::{Event, HostNumber};
 use crate::connect::{self, Credentials, Purpose};
-use crate::host::Host;
+use crate::host::{Failure, Host};
 use crate::join::{self, JoinError as Refusal, Pass};
 use crate::load::{LoadError, Loaded};
 use crate::logs::Logs;
@@ -172,7 +172,7 @@ impl Agent {
                     _ => CallErrorCode::Agent,
                 };
                 let message = format!("the payload did not reach the labor: {error}");
-                self.calls_event(Event::Finished(id, Err((code, message))));
+                self.calls_event(Event::Finished(id, Err(Failure::new(code, message))));
             }
         }
     }

@@ -105,7 +105,7 @@ fn a_call_past_its_deadline_may_still_end_well_within_the_grace() {
     let mut world = World::up(1);
     world.tell(Event::Arrived(NewCall { run: Some(ms(50)), ..call(1) }));
     assert_eq!(world.after(ms(50)), [Effect::Stop(1)]);
-    let error = Err((CallErrorCode::Failed, "stopped".to_owned()));
+    let error = Err(Failure::new(CallErrorCode::Failed, "stopped"));
     let said = world.tell(Event::Finished(1, error));
     assert_eq!(answer(&said, 1).unwrap().0, CallErrorCode::RunDeadline);
     world.tell(Event::Arrived(NewCall { run: Some(ms(50)), ..call(2) }));
@@ -189,7 +189,7 @@ fn events() -> impl Strategy<Value = Vec<(Event<(), u32>, u64)>> {
         8 => arrived,
         3 => (0u64..40).prop_map(Event::Cancelled),
         6 => (0u64..40).prop_map(|id| Event::Finished(id, Ok(1))),
-        2 => (0u64..40).prop_map(|id| Event::Finished(id, Err((CallErrorCode::Failed, "x".into())))),
+        2 => (0u64..40).prop_map(|id| Event::Finished(id, Err(Failure::new(CallErrorCode::Failed, "x")))),
         2 => (0u32..5).prop_map(|concurrency| Event::HostUp { host: 0, concurrency }),
         1 => (any::<u32>(), any::<bool>()).prop_map(|(host, restarts)| {
             Event::HostEnded { host, cause: Cause::OutOfMemory, restarts }
@@ -290,7 +290,7 @@ fn an_attempt_of_a_stored_task_goes_on_without_its_session() {
 
 #[test]
 fn a_call_that_its_stopping_host_gives_up_is_not_called_cancelled_by_its_caller() {
-    let gives_up = || Event::Finished(1, Err((CallErrorCode::Cancelled, "stops".to_owned())));
+    let gives_up = || Event::Finished(1, Err(Failure::new(CallErrorCode::Cancelled, "stops")));
     let mut stops = World::up(1);
     stops.tell(Event::Arrived(call(1)));
     stops.tell(Event::Draining);
@@ -315,7 +315,7 @@ fn what_an_older_host_has_stays_with_it_until_it_is_done() {
     let said = world.tell(Event::Finished(1, Ok(8)));
     assert_eq!(said, [Effect::Answer(1, Outcome::Done(8)), Effect::Over(1), Effect::Idle(1)]);
     assert_eq!(world.tell(Event::HostUp { host: 3, concurrency: 1 }), []);
-    let gives_up = Event::Finished(3, Err((CallErrorCode::Cancelled, "stops".to_owned())));
+    let gives_up = Event::Finished(3, Err(Failure::new(CallErrorCode::Cancelled, "stops")));
     assert_eq!(answer(&world.tell(gives_up), 3), Some((CallErrorCode::HostEnded, Some(Cause::Asked))));
 }
 

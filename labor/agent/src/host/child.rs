@@ -25,20 +25,20 @@ pub fn plugin_host_main(args: &[OsString]) -> ExitCode {
     };
     let (limited, args) = match args {
         [mode, limits, rest @ ..] if mode == "confined" => (Limits::apply(limits), rest),
-        _ => (Ok(()), args),
+        _ => (Ok(None), args),
     };
     match (limited, args) {
         (Err(why), [mode, ..]) if mode == "supervise" => not_executed(&socket, &why),
         (Err(why), _) => overseer_plugin::host::refuse(&socket, &why),
-        (Ok(()), [mode, library]) if mode == "load" => match loader::load(Path::new(library)) {
+        (Ok(_), [mode, library]) if mode == "load" => match loader::load(Path::new(library)) {
             Ok(guest) => overseer_plugin::host::run(guest, socket),
             Err(error) => overseer_plugin::host::refuse(&socket, &error.to_string()),
         },
-        (Ok(()), [mode, concurrency, program, args @ ..]) if mode == "run" => {
-            overseer_plugin::host::run(run::guest(concurrency, program, args), socket)
+        (Ok(kills), [mode, concurrency, program, args @ ..]) if mode == "run" => {
+            overseer_plugin::host::run(run::guest(concurrency, program, args, kills), socket)
         }
-        (Ok(()), [mode, program, args @ ..]) if mode == "serve" => serve(socket, program, args),
-        (Ok(()), [mode, agent, program, args @ ..]) if mode == "supervise" => {
+        (Ok(_), [mode, program, args @ ..]) if mode == "serve" => serve(socket, program, args),
+        (Ok(_), [mode, agent, program, args @ ..]) if mode == "supervise" => {
             not_executed(&socket, &supervise(agent, program, args))
         }
         _ => {

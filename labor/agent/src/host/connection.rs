@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::outgoing::{Outgoing, Piece};
-use super::{HostOutput, Shared, boot_failed};
+use super::{Failure, HostOutput, Shared, boot_failed};
 
 /// From this ABI on a host knows calls that are traced.
 const TRACES: (u32, u32) = (1, 1);
@@ -126,7 +126,8 @@ impl Connection {
         let refused = self.shared.outgoing.lock().take_refused();
         for id in refused {
             let message = format!("the call is over {MAX_PAYLOAD} bytes; put its payload into a blob");
-            self.deliver(HostOutput::Result { id, outcome: Err((CallErrorCode::TooLarge, message)) });
+            let outcome = Err(Failure::new(CallErrorCode::TooLarge, message));
+            self.deliver(HostOutput::Result { id, outcome });
         }
         while !self.deaf && self.piece.fill(&mut self.shared.outgoing.lock()) {
             match self.piece.write(&self.socket) {
@@ -194,6 +195,9 @@ impl Connection {
     fn take_frame(&mut self, frame: Frame<'_>) {
         match frame {
             Frame::Result { id, status, data } => {
+                if status == Status::OutOfMemory {
+                    self.shared.told_for_memory.fetch_add(1, Ordering::Relaxed);
+                }
                 self.deliver(HostOutput::Result { id, outcome: outcome(status, data) });
             }
             Frame::Telemetry { count, dropped, records } => {
@@ -307,10 +311,10 @@ fn note_taken(output: &HostOutput, telemetry: &mut usize, logs: &mut usize) {
     }
 }
 
-fn outcome(status: Status, data: &[u8]) -> Result<Bytes, (CallErrorCode, String)> {
+fn outcome(status: Status, data: &[u8]) -> Result<Bytes, Failure> {
     let code = match status {
         Status::Done => return Ok(Bytes::copy_from_slice(data)),
-        Status::Failed => CallErrorCode::Failed,
+        Status::Failed | Status::OutOfMemory => CallErrorCode::Failed,
         Status::NoMethod => CallErrorCode::NoMethod,
         Status::BadPayload => CallErrorCode::BadPayload,
         Status::Cancelled => CallErrorCode::Cancelled,
@@ -318,7 +322,8 @@ fn outcome(status: Status, data: &[u8]) -> Result<Bytes, (CallErrorCode, String)
         Status::TooLarge => CallErrorCode::TooLarge,
         Status::Overloaded => CallErrorCode::Overloaded,
     };
-    Err((code, String::from_utf8_lossy(data).into_owned()))
+    let cause = (status == Status::OutOfMemory).then_some(Cause::OutOfMemory);
+    Err(Failure { cause, ..Failure::new(code, String::from_utf8_lossy(data)) })
 }
 
 fn to_path(bytes: &[u8]) -> PathBuf {

@@ -1,5 +1,6 @@
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use overseer_protocol::Cause;
 use parking_lot::Mutex;
@@ -127,7 +128,10 @@ fn judge(
     }
     let seen = match status {
         // The kernel kills for memory by this signal, and nobody of ours has sent it.
-        Ok(status) if status.signal() == Some(Signal::KILL.as_raw()) && groups.was_out_of_memory() => {
+        Ok(status)
+            if status.signal() == Some(Signal::KILL.as_raw())
+                && groups.killed_for_memory() > shared.told_for_memory.load(Ordering::Relaxed) =>
+        {
             Cause::OutOfMemory
         }
         Ok(status) => Cause::of_exit(status.code(), status.signal()),

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -108,8 +108,8 @@ pub enum HostOutput {
     Result {
         /// Which call.
         id: u64,
-        /// Its result, or why there is none and what the plugin said.
-        outcome: Result<Bytes, (CallErrorCode, String)>,
+        /// Its result, or why there is none.
+        outcome: Result<Bytes, Failure>,
     },
     /// Records as `overseer_plugin::record` encodes them.
     Telemetry {
@@ -150,6 +150,23 @@ pub enum HostOutput {
     Ended(Cause),
 }
 
+/// Why a call has no result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Which kind.
+    pub code: CallErrorCode,
+    /// What the plugin said.
+    pub message: String,
+    /// How what the call ran was ended, where that is known.
+    pub cause: Option<Cause>,
+}
+
+impl Failure {
+    pub(crate) fn new(code: CallErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), cause: None }
+    }
+}
+
 /// A started host; cheap to clone. When the last handle is dropped the process is killed.
 #[derive(Debug, Clone)]
 pub struct Host {
@@ -178,6 +195,8 @@ struct Shared {
     verdict: Mutex<Verdict>,
     /// The host knows calls that are traced.
     traces: AtomicBool,
+    /// Calls that have failed because what they ran was killed for memory.
+    told_for_memory: AtomicU64,
 }
 
 /// What this side knows about an end before it happens.
@@ -221,6 +240,7 @@ impl Host {
             health: Mutex::default(),
             verdict: Mutex::default(),
             traces: AtomicBool::new(false),
+            told_for_memory: AtomicU64::new(0),
         });
         let tasks = end::run(spawned, shared.clone(), output);
         let host = Self {

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use overseer_labor::host::{Host, HostInfo, HostKind, HostOutput, HostSpec};
+use overseer_labor::host::{Failure, Host, HostInfo, HostKind, HostOutput, HostSpec};
 use overseer_plugin::record::{Body, Records};
 use overseer_protocol::{CallErrorCode, Cause};
 use tempfile::TempDir;
@@ -97,8 +97,13 @@ impl Running {
         }
     }
 
-    /// Results come in any order.
+    /// Without what it does not have in common with all others.
     pub async fn result(&mut self, call: u64) -> Outcome {
+        self.outcome(call).await.map_err(|failure| (failure.code, failure.message))
+    }
+
+    /// Results come in any order.
+    pub async fn outcome(&mut self, call: u64) -> Result<Bytes, Failure> {
         let is_it = |output: &HostOutput| matches!(output, HostOutput::Result { id, .. } if *id == call);
         if let Some(at) = self.said.iter().position(is_it)
             && let HostOutput::Result { outcome, .. } = self.said.remove(at)

@@ -155,7 +155,7 @@ pub enum AttemptEnd {
         code: CallErrorCode,
         /// What it said.
         message: String,
-        /// Why the plugin host ended, where it did.
+        /// Why the plugin host ended, where it did, or what the call ran: out of memory.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cause: Option<Cause>,
     },
@@ -177,7 +177,7 @@ pub enum TaskFailure {
         code: CallErrorCode,
         /// What was said.
         message: String,
-        /// Why the plugin host ended, where it did.
+        /// Why the plugin host ended, where it did, or what the call ran: out of memory.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cause: Option<Cause>,
     },

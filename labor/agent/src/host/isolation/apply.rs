@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use rustix::process::{DumpableBehavior, Gid, Resource, Rlimit, Uid, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
+use super::kills::Kills;
 use super::user::User;
 
 /// What the agent tells the child, as one argument.
@@ -15,6 +16,8 @@ use super::user::User;
 pub(in crate::host) struct Limits {
     /// Files of groups to enter.
     pub(super) groups: Vec<PathBuf>,
+    /// What counts who of them is killed for memory.
+    pub(super) kills: Option<Kills>,
     /// User and group.
     pub(super) user: Option<(u32, u32)>,
     pub(super) open_files: Option<u64>,
@@ -30,11 +33,12 @@ impl Limits {
         serde_json::to_string(self).unwrap_or_default().into()
     }
 
-    /// Reads and applies them; for a process with one thread.
+    /// Reads and applies them; for a process with one thread. Gives what tells who of its processes is
+    /// killed for memory, where something does.
     ///
     /// # Errors
     /// What could not be applied, in words. Nothing may run then.
-    pub(in crate::host) fn apply(argument: &OsStr) -> Result<(), String> {
+    pub(in crate::host) fn apply(argument: &OsStr) -> Result<Option<Kills>, String> {
         let limits = argument.to_str().and_then(|text| serde_json::from_str::<Self>(text).ok());
         let limits = limits.ok_or("the limits of this host cannot be read; is the agent of this version?")?;
         // First, for what is loaded from here on is to be counted, and another user may not enter.
@@ -55,12 +59,10 @@ impl Limits {
                     .map_err(|error| format!("{resource:?} cannot be limited to {most}: {error}"))?;
             }
         }
-        match limits.user {
-            Some((uid, gid)) => {
-                become_user(uid, gid).map_err(|error| format!("user {uid}:{gid} cannot be taken on: {error}"))
-            }
-            None => Ok(()),
+        if let Some((uid, gid)) = limits.user {
+            become_user(uid, gid).map_err(|error| format!("user {uid}:{gid} cannot be taken on: {error}"))?;
         }
+        Ok(limits.kills)
     }
 }
 
@@ -93,6 +95,8 @@ mod tests {
         let nowhere = Limits { groups: vec!["/nonexistent/cgroup.procs".into()], ..Limits::default() };
         let refused = Limits::apply(&nowhere.to_argument()).unwrap_err();
         assert!(refused.contains("/nonexistent/cgroup.procs"), "{refused}");
-        Limits::apply(&Limits::default().to_argument()).unwrap();
+        assert_eq!(Limits::apply(&Limits::default().to_argument()), Ok(None));
+        let counted = Limits { kills: Some(Kills("/nowhere/memory.events".into())), ..Limits::default() };
+        assert_eq!(Limits::apply(&counted.to_argument()), Ok(counted.kills));
     }
 }

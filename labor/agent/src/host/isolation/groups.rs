@@ -11,6 +11,7 @@ use overseer_protocol::Isolation;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::hierarchy::{Controller, Parent, System, Version, pass_on};
+use super::kills::Kills;
 use crate::orphans;
 
 /// Below the group of the agent; in it a group for each host.
@@ -115,16 +116,19 @@ impl Groups {
         self.groups.iter().map(|group| group.directory.join("cgroup.procs")).collect()
     }
 
-    /// Whether the kernel has killed a process of theirs because there was no memory, be it for the
-    /// limit of the group, of one above it, or of the machine.
-    pub(crate) fn was_out_of_memory(&self) -> bool {
-        self.groups.iter().filter(|group| group.memory).any(|group| {
-            let file = match group.version {
-                Version::One => "memory.oom_control",
-                Version::Two => "memory.events",
-            };
-            fs::read_to_string(group.directory.join(file)).is_ok_and(|text| kills(&text) > 0)
-        })
+    /// What tells who of them was killed for memory; none where no group counts that.
+    pub(super) fn kills(&self) -> Option<Kills> {
+        let group = self.groups.iter().find(|group| group.memory)?;
+        let file = match group.version {
+            Version::One => "memory.oom_control",
+            Version::Two => "memory.events",
+        };
+        Some(Kills(group.directory.join(file)))
+    }
+
+    /// How many processes of theirs the kernel has killed because there was no memory.
+    pub(crate) fn killed_for_memory(&self) -> u64 {
+        self.kills().map_or(0, |kills| kills.count())
     }
 }
 
@@ -249,11 +253,6 @@ fn unless_absent(written: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// How many were killed, by a file with a line `oom_kill NUMBER`.
-fn kills(text: &str) -> u64 {
-    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
-}
-
 fn make_directory(ours: &Path, directory: &Path) -> io::Result<()> {
     let mut made = Ok(());
     for _ in 0..TRIES {
@@ -311,13 +310,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kills_for_memory_are_read_from_either_version() {
-        assert_eq!(kills("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"), 3);
-        assert_eq!(kills("low 0\nhigh 7\nmax 12\noom 2\noom_kill 1\noom_group_kill 0\n"), 1);
-        assert_eq!(kills("oom_kill_disable 0\nunder_oom 1\n"), 0);
-    }
-
-    #[test]
     fn a_group_is_stale_when_its_process_is_gone() {
         let (own, here) = (owner(), namespace().unwrap());
         assert!(!is_stale(&format!("l-1.0.{own}"), here));
@@ -353,7 +345,7 @@ mod tests {
         fs::write(&groups.entries()[0], shell.id().to_string()).unwrap();
         drop(shell.stdin.take());
         assert!(groups.groups[0].processes().contains(&shell.id().cast_signed()));
-        assert!(!groups.was_out_of_memory());
+        assert_eq!(groups.killed_for_memory(), 0);
         let directory = groups.groups[0].directory.clone();
         drop(groups);
         assert!(!directory.exists());

@@ -6,6 +6,7 @@
 mod apply;
 mod groups;
 mod hierarchy;
+mod kills;
 mod user;
 
 use std::collections::BTreeSet;
@@ -23,6 +24,7 @@ use super::boot_failed;
 pub(super) use self::apply::Limits;
 pub(crate) use self::groups::Groups;
 pub use self::groups::{end_stale_groups, try_groups};
+pub(super) use self::kills::Kills;
 pub(super) use self::user::User;
 
 /// The isolation of an agent's hosts.
@@ -88,6 +90,7 @@ impl Confinement {
         }
         let limits = Limits {
             groups: groups.entries(),
+            kills: groups.kills(),
             user: user.as_ref().map(|user| (user.uid, user.gid)),
             open_files: isolation.open_files.map(u64::from),
             file_size: isolation.file_size,

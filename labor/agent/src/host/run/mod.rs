@@ -3,6 +3,7 @@
 //! A plugin like any other to its host and its agent, so calls, deadlines, cancellation, logs and
 //! restarts are theirs. Each call spawns the program and waits for it in the call's own thread.
 
+mod memory;
 mod outcome;
 mod process;
 mod streams;
@@ -23,7 +24,9 @@ use parking_lot::{Condvar, Mutex};
 use rustix::fs::{Access, MemfdFlags};
 use rustix::pipe::PipeFlags;
 
+use self::memory::Memory;
 use self::process::Process;
+use super::isolation::Kills;
 
 /// From SIGTERM to SIGKILL. Shorter than the time that the agent gives a call which is cancelled, or
 /// the host would be the one to be killed.
@@ -38,11 +41,19 @@ static PROGRAM: OnceLock<Program> = OnceLock::new();
 struct Program {
     path: PathBuf,
     args: Vec<OsString>,
+    memory: Memory,
 }
 
-/// The plugin that runs this program, so many times at once.
-pub(super) fn guest(concurrency: &OsString, program: &OsString, args: &[OsString]) -> Guest {
-    PROGRAM.get_or_init(|| Program { path: program.into(), args: args.to_vec() });
+/// The plugin that runs this program, so many times at once. `kills` counts who of this process and its
+/// children is killed for memory.
+pub(super) fn guest(
+    concurrency: &OsString,
+    program: &OsString,
+    args: &[OsString],
+    kills: Option<Kills>,
+) -> Guest {
+    let memory = Memory::new(kills);
+    PROGRAM.get_or_init(|| Program { path: program.into(), args: args.to_vec(), memory });
     // The agent has it from a manifest that was checked.
     let concurrency = concurrency.to_str().and_then(|text| text.parse().ok()).unwrap_or(1);
     Guest::with_concurrency::<Runner>(concurrency)
@@ -107,6 +118,7 @@ impl Program {
         if let Some(trace) = context.trace() {
             command.env("TRACEPARENT", trace);
         }
+        let before = self.memory.before();
         let process = Process::start(&mut command).map_err(|error| self.cannot_execute(&error))?;
         let (runs, over) = channel::<()>();
         let group = process.group();
@@ -121,7 +133,7 @@ impl Program {
         let written = streams::read(&stdout, &stderr, command, &process, log);
         let status = process.end();
         drop(runs);
-        outcome::judge(status, written, context.is_cancelled())
+        outcome::judge(status, written, context.is_cancelled(), || self.memory.took(before))
     }
 
     fn cannot_execute(&self, error: &std::io::Error) -> PluginError {

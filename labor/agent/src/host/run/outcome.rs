@@ -6,14 +6,20 @@ use overseer_plugin::PluginError;
 use overseer_plugin::frame::MAX_PAYLOAD;
 use overseer_protocol::Cause;
 use rustix::io::Errno;
+use rustix::process::Signal;
 
 use super::streams::Written;
 
+/// How a shell says that what it ran was killed: 128 and the number of the signal.
+const SAYS_KILLED: i32 = 128 + Signal::KILL.as_raw();
+
 /// The call's result: what the program wrote when it exited with code 0, else why there is none.
+/// `for_memory` is asked whether one that was killed was killed for memory.
 pub(super) fn judge(
     status: io::Result<ExitStatus>,
     written: Result<Written, Errno>,
     cancelled: bool,
+    for_memory: impl FnOnce() -> bool,
 ) -> Result<Vec<u8>, PluginError> {
     let written = written
         .map_err(|error| PluginError::failed(format!("the program's output cannot be read: {error}")))?;
@@ -30,9 +36,17 @@ pub(super) fn judge(
     if cancelled {
         return Err(PluginError::cancelled());
     }
-    let cause = Cause::of_exit(status.code(), status.signal());
-    Err(PluginError::failed(match written.tail.text() {
+    let killed = status.signal() == Some(Signal::KILL.as_raw()) || status.code() == Some(SAYS_KILLED);
+    let cause = match killed && for_memory() {
+        true => Cause::OutOfMemory,
+        false => Cause::of_exit(status.code(), status.signal()),
+    };
+    let message = match written.tail.text() {
         said if said.is_empty() => format!("the program failed: {cause}; it wrote nothing to standard error"),
         said => format!("the program failed: {cause}; the end of its standard error:\n{said}"),
-    }))
+    };
+    Err(match cause {
+        Cause::OutOfMemory => PluginError::out_of_memory(message),
+        _ => PluginError::failed(message),
+    })
 }
