@@ -60,6 +60,13 @@ impl CallErrorCode {
         .find(|c| *c as u32 == code)
         .unwrap_or(Agent)
     }
+
+    /// Whether another release might have answered otherwise: it is no failure of the caller, nor of the
+    /// labor.
+    pub fn is_of_release(self) -> bool {
+        use CallErrorCode::*;
+        matches!(self, Failed | NoMethod | BadPayload | Panicked | HostEnded | RunDeadline)
+    }
 }
 
 impl fmt::Display for CallErrorCode {

@@ -221,6 +221,11 @@ impl ReleaseId {
         Self(*blake3::hash(index).as_bytes())
     }
 
+    /// From its 32 bytes; none where there are others.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
     /// The first 12 digits, for people.
     pub fn short(&self) -> String {
         self.to_string()[..12].to_owned()

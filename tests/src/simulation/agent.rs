@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use overseer::core::{Event, Life, Millis, TaskEvent};
+use overseer::core::{Event, Life, Millis, TaskEvent, Trust};
 use overseer::tasks::{AttemptEnd, Content, TaskState};
 use overseer::{Attempt, CallErrorCode, Cause, TaskId};
 use overseer_protocol::SessionId;
@@ -186,7 +186,8 @@ impl World {
             .filter_map(|((task, attempt), had)| match had {
                 Had::Waits | Had::Runs => None,
                 Had::Answered(end) => {
-                    Some(TaskEvent::Answered { life, task: *task, attempt: *attempt, end: end.clone() })
+                    let (task, attempt, end) = (*task, *attempt, end.clone());
+                    Some(TaskEvent::Answered { life, task, attempt, end, trust: Trust::Full })
                 }
             })
             .collect();
@@ -381,7 +382,8 @@ impl World {
     ) {
         let Some(node) = self.nodes.get_mut(&life) else { return };
         node.has.insert((task, attempt), Had::Answered(end.clone()));
-        self.say(life, Up::Task(TaskEvent::Answered { life, task, attempt, end }));
+        let trust = Trust::Full;
+        self.say(life, Up::Task(TaskEvent::Answered { life, task, attempt, end, trust }));
         self.begin_waiting(life);
         self.drained(life);
     }

@@ -6,3 +6,4 @@ mod bad_releases;
 mod handover;
 mod scene;
 mod smooth;
+mod tasks;

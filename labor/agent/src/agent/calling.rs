@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use overseer_protocol::proto::{self, call_result};
-use overseer_protocol::{Attempt, CallErrorCode, Cause, INLINE_PAYLOAD, LogStream, MAX_PAYLOAD, TaskId};
+use overseer_protocol::{
+    Attempt, CallErrorCode, Cause, INLINE_PAYLOAD, LogStream, MAX_PAYLOAD, ReleaseId, TaskId,
+};
 use tokio::task::AbortHandle;
 
 use super::{Agent, work};
@@ -40,27 +42,27 @@ pub(super) struct Open {
     cast: bool,
     /// Where it is traced.
     trace: String,
-    spent: Spending,
+    /// When it came, and when it was given to the host; of a call that is traced.
+    came: Option<Instant>,
+    given: Option<Instant>,
     /// The host that it was given to, or is to be given to when its payload has come.
     host: HostNumber,
+    /// What that runs.
+    release: Option<ReleaseId>,
     pub(super) fetching: Option<AbortHandle>,
 }
 
-/// When a call that is traced came, and when it was given to the host.
-#[derive(Debug, Clone, Copy, Default)]
-struct Spending {
-    came: Option<Instant>,
-    given: Option<Instant>,
-}
-
-impl Spending {
-    fn until(self, end: Instant) -> Spent {
-        let given = self.given.unwrap_or(end);
-        Spent {
-            host: 0,
-            waited: self.came.map_or(Duration::ZERO, |came| given.saturating_duration_since(came)),
-            ran: self.given.map_or(Duration::ZERO, |given| end.saturating_duration_since(given)),
+impl Open {
+    /// Where it has been until now.
+    fn spent(&self) -> Spent {
+        let mut spent = Spent { host: self.host, release: self.release, ..Spent::default() };
+        if let Some(came) = self.came {
+            let now = Instant::now();
+            let given = self.given.unwrap_or(now);
+            spent.waited = given.saturating_duration_since(came);
+            spent.ran = now.saturating_duration_since(given);
         }
+        spent
     }
 }
 
@@ -69,6 +71,8 @@ impl Spending {
 pub(super) struct Spent {
     /// 0: nowhere.
     host: HostNumber,
+    /// What that ran.
+    release: Option<ReleaseId>,
     waited: Duration,
     ran: Duration,
 }
@@ -88,7 +92,10 @@ pub(super) enum Whose {
 }
 
 impl Answered {
-    pub(super) fn with(self, outcome: call_result::Outcome) -> proto::CallResult {
+    pub(super) fn with(self, mut outcome: call_result::Outcome) -> proto::CallResult {
+        if let (call_result::Outcome::Failure(failure), Some(release)) = (&mut outcome, self.spent.release) {
+            failure.release = Bytes::copy_from_slice(&release.0);
+        }
         let (id, task, attempt) = match self.whose {
             Whose::Call(id) => (id, Bytes::new(), 0),
             Whose::Attempt(task, attempt) => (0, Bytes::copy_from_slice(&task.to_bytes()), attempt.0),
@@ -125,11 +132,10 @@ impl Agent {
             method: String::new(),
             cast: call.cast,
             trace: String::new(),
-            spent: Spending {
-                came: (!call.traceparent.is_empty()).then(Instant::now),
-                ..Spending::default()
-            },
+            came: (!call.traceparent.is_empty()).then(Instant::now),
+            given: None,
             host: 0,
+            release: None,
             fetching: None,
         };
         self.open.insert(call.id, open);
@@ -184,6 +190,7 @@ impl Agent {
     fn run_call(&mut self, id: u64, payload: Payload) {
         let Some(open) = self.open.get_mut(&id) else { return };
         open.host = self.hosting.incarnation;
+        open.release = self.hosting.lives.get(open.host).map(|life| life.loaded.id);
         open.method = payload.method;
         open.trace = payload.trace;
         match payload.what {
@@ -198,7 +205,7 @@ impl Agent {
     pub(super) fn give_to_host(&mut self, id: u64, payload: Bytes) {
         let Some(open) = self.open.get_mut(&id) else { return };
         if !open.trace.is_empty() {
-            open.spent.given = Some(Instant::now());
+            open.given = Some(Instant::now());
         }
         match self.hosting.lives.get(open.host) {
             Some(life) => life.host.call(id, open.cast, &open.trace, &open.method, payload),
@@ -244,11 +251,7 @@ impl Agent {
             outcome => outcome,
         };
         let open = self.open.get(&id);
-        let mut spent = match open {
-            Some(open) if open.spent.came.is_some() => open.spent.until(Instant::now()),
-            _ => Spent::default(),
-        };
-        spent.host = open.map_or(0, |open| open.host);
+        let spent = open.map(Open::spent).unwrap_or_default();
         match open.filter(|open| open.stored) {
             Some(open) => {
                 let (task, attempt) = (open.task, open.attempt);
@@ -321,5 +324,6 @@ pub(super) fn failure(code: CallErrorCode, message: String, cause: Option<&Cause
         code: code as u32,
         message,
         cause: cause.map(Cause::to_bytes).unwrap_or_default().into(),
+        ..proto::CallFailure::default()
     }
 }

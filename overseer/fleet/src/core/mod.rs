@@ -19,7 +19,7 @@ pub use random::Random;
 pub use reconcile::{Care, Finding, Inventory, Pass, Reconciler};
 pub use restart::{Backoff, Escalation, Restart};
 pub use rollout::{Tally, UpgradeOptions, UpgradeStage, UpgradeStatus};
-pub use tasks::{TaskCore, TaskCount, TaskEffect, TaskEvent};
+pub use tasks::{TaskCore, TaskCount, TaskEffect, TaskEvent, Trust};
 
 use std::time::Duration;
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use overseer_protocol::proto::{CallResult, call_result};
 use overseer_protocol::{Cause, FleetName, Generation, LaborId, LaborState, ReleaseId, SessionId};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, broadcast, watch};
@@ -20,7 +21,7 @@ use crate::claims::millis;
 use crate::clock;
 use crate::condition::Condition;
 use crate::control_plane::ControlPlane;
-use crate::core::{Life, Options, UpgradeStatus};
+use crate::core::{Life, Options, Trust, UpgradeStatus};
 use crate::history::{FleetEntry, UpgradeEntry};
 use crate::labor::{Labor, LaborShared, OpenCall, begin};
 use crate::logs::Logs;
@@ -232,6 +233,14 @@ impl FleetShared {
     /// What is answered counts from now on for a release that is tried.
     pub(super) fn forget_answered(&self, release: Option<ReleaseId>, present: Option<ReleaseId>) {
         self.answered.lock().retain(|of, _| *of == present && *of != release);
+    }
+
+    /// How far the release is trusted by which an attempt of a task has failed.
+    pub(crate) fn trust_in(&self, result: &CallResult) -> Trust {
+        let Some(call_result::Outcome::Failure(failure)) = &result.outcome else { return Trust::Full };
+        let status = self.upgrade.lock().as_ref().map(|status| status.borrow().clone());
+        let known = ReleaseId::from_bytes(&failure.release).zip(status);
+        known.map_or(Trust::Full, |(release, status)| Trust::of(release, &status))
     }
 
     /// What a release has answered.

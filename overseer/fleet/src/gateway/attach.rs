@@ -174,7 +174,8 @@ impl Attachment {
                 let place = Place::take(&self.answers, ANSWERS)
                     .ok_or_else(|| Status::resource_exhausted("too many answers of this labor wait"))?;
                 if let Some(tasks) = self.fleet.shared.tasks.get() {
-                    tasks.answered(life, result, &self.labor.payloads, place);
+                    let trust = self.fleet.shared.trust_in(&result);
+                    tasks.answered(life, result, trust, &self.labor.payloads, place);
                 }
             }
             report::Kind::Held(held) => self.held(held),

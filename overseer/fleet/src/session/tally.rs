@@ -83,7 +83,7 @@ impl Answers {
         }
         self.answers.fetch_add(1, Ordering::Relaxed);
         if let Some(call_result::Outcome::Failure(failure)) = &result.outcome
-            && is_of_release(CallErrorCode::from_wire(failure.code))
+            && CallErrorCode::from_wire(failure.code).is_of_release()
         {
             *self.newest.lock() = Some((Instant::now(), text(failure)));
             self.failed.fetch_add(1, Ordering::Relaxed);
@@ -100,12 +100,6 @@ fn text(failure: &CallFailure) -> String {
         text.push('…');
     }
     text
-}
-
-/// Whether a failure is the release's own, and not one of its caller or of the labor.
-fn is_of_release(code: CallErrorCode) -> bool {
-    use CallErrorCode::{BadPayload, Failed, HostEnded, NoMethod, Panicked, RunDeadline};
-    matches!(code, Failed | NoMethod | BadPayload | Panicked | HostEnded | RunDeadline)
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::blobs::BlobError;
 use crate::claims::millis;
 use crate::clock;
 use crate::condition;
-use crate::core::{Backoff, Life, Millis, TaskCore, TaskCount, TaskEffect, TaskEvent};
+use crate::core::{Backoff, Life, Millis, TaskCore, TaskCount, TaskEffect, TaskEvent, Trust};
 use crate::fleet::{FleetShared, Place, Places, Stopped};
 use crate::mailbox::Mailbox;
 use crate::metrics::{FleetMetrics, Stage};
@@ -187,7 +187,14 @@ impl Tasks {
 
     /// An attempt was answered. The place is given back when that is dealt with, which takes as long
     /// as the disk where the result is large.
-    pub(crate) fn answered(&self, life: Life, result: CallResult, payloads: &Arc<Payloads>, place: Place) {
+    pub(crate) fn answered(
+        &self,
+        life: Life,
+        result: CallResult,
+        trust: Trust,
+        payloads: &Arc<Payloads>,
+        place: Place,
+    ) {
         let Some(task) = TaskId::from_bytes(&result.task) else {
             tracing::warn!(labor = %life.labor, "an answer names no task");
             return;
@@ -220,7 +227,7 @@ impl Tasks {
             },
             None => agent_fault("the labor sent an empty outcome"),
         };
-        let event = TaskEvent::Answered { life, task, attempt, end: Err(end) };
+        let event = TaskEvent::Answered { life, task, attempt, end: Err(end), trust };
         let _ = self.actor.cast(TaskMessage::Answered(event, place));
     }
 
@@ -378,7 +385,8 @@ impl Actor for TasksActor {
                 if let Some(bytes) = bytes {
                     state.results.entry(task).or_insert(bytes);
                 }
-                state.event(TaskEvent::Answered { life, task, attempt, end: Ok(content) });
+                let (end, trust) = (Ok(content), Trust::Full);
+                state.event(TaskEvent::Answered { life, task, attempt, end, trust });
                 if state.core.get(task).is_none_or(|record| !record.is_over()) {
                     state.results.remove(&task);
                 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use overseer_protocol::{
-    Attempt, CallErrorCode, Cause, FleetName, Generation, LaborId, TaskId, TraceContext,
+    Attempt, CallErrorCode, Cause, FleetName, Generation, LaborId, ReleaseId, TaskId, TraceContext,
 };
 use serde::{Deserialize, Serialize};
 
@@ -143,6 +143,9 @@ pub struct PastAttempt {
     pub ended_ms: u64,
     /// How.
     pub end: AttemptEnd,
+    /// It is not charged, for this release has failed it, which was on trial or taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spared: Option<ReleaseId>,
 }
 
 /// How an attempt ended without a result.
@@ -239,7 +242,8 @@ impl Suspicion {
 }
 
 /// When a task is tried again. What a task did not do is never charged to it: a lost labor, a
-/// drain, a neighbour that took the plugin host with it.
+/// drain, a neighbour that took the plugin host with it, a release that was taken back. What a release
+/// fails that the fleet is only trying counts when it happens again; that next attempt waits two seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retry {
     /// After its labor or plugin host was lost. False: it is executed at most once.
@@ -274,7 +278,7 @@ impl Retry {
         [RetryCause::Error, RetryCause::Panic, RetryCause::Deadline].into()
     }
 
-    /// Executed at most once.
+    /// Executed at most once, whatever it ran on.
     pub fn never() -> Self {
         Self { on_loss: false, ..Self::default() }
     }

@@ -62,7 +62,10 @@ fn length(content: &Content) -> u64 {
 fn past(past: &PastAttempt) -> proto::PastAttempt {
     let end = match &past.end {
         AttemptEnd::Answered { code, message, .. } => {
-            proto::Cause { code: "answered".to_owned(), text: format!("{code}: {message}") }
+            let spared = past.spared.map_or_else(String::new, |release| {
+                format!("; not charged, for release {} was on trial or taken back", release.short())
+            });
+            proto::Cause { code: "answered".to_owned(), text: format!("{code}: {message}{spared}") }
         }
         AttemptEnd::Lost { cause } => proto::Cause { code: cause.code().to_owned(), text: cause.to_string() },
     };
@@ -107,4 +110,33 @@ pub(super) fn rule(given: Option<proto::TaskRetry>) -> Result<Retry, Failure> {
         retry.on = given.on.iter().map(cause).collect::<Result<BTreeSet<_>, _>>()?;
     }
     Ok(retry)
+}
+
+#[cfg(test)]
+mod tests {
+    use overseer::{Attempt, CallErrorCode, Generation, LaborId, ReleaseId};
+
+    use super::*;
+
+    #[test]
+    fn an_attempt_that_is_not_charged_says_what_for() {
+        let release = ReleaseId::of_index(b"2");
+        let attempt = |spared| PastAttempt {
+            attempt: Attempt(1),
+            labor: LaborId::new(1, 1),
+            generation: Generation::FIRST,
+            since_ms: 1_000,
+            ended_ms: 2_000,
+            end: AttemptEnd::Answered {
+                code: CallErrorCode::Failed,
+                message: "no bolts".into(),
+                cause: None,
+            },
+            spared,
+        };
+        let text = |spared| past(&attempt(spared)).end.unwrap().text;
+        assert_eq!(text(None), "failed: no bolts");
+        let spared = text(Some(release));
+        assert!(spared.starts_with("failed: no bolts; not charged") && spared.contains(&release.short()));
+    }
 }

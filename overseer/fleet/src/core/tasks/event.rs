@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 
 use overseer_protocol::{Attempt, Cause, SessionId, TaskId};
 
+use super::Trust;
 use crate::core::Life;
 use crate::store::Revision;
 use crate::tasks::{AttemptEnd, Content, TaskRecord};
@@ -50,6 +51,8 @@ pub enum TaskEvent {
         attempt: Attempt,
         /// A result, or why there is none.
         end: Result<Content, AttemptEnd>,
+        /// In what it ran on.
+        trust: Trust,
     },
     /// It is not wanted any more.
     Cancel(TaskId),

@@ -1,7 +1,8 @@
 //! What follows an attempt that gave no result.
 
-use overseer_protocol::{CallErrorCode, Cause};
+use overseer_protocol::{CallErrorCode, Cause, ReleaseId};
 
+use super::Trust;
 use crate::core::Millis;
 use crate::core::restart::Backoff;
 use crate::tasks::{AttemptEnd, RetryCause, TaskFailure, TaskRecord};
@@ -19,6 +20,8 @@ pub(super) const NODES: u32 = 8;
 pub(super) enum Verdict {
     /// Another attempt after so many milliseconds.
     Again(Millis),
+    /// Another one, for this release has failed it, and not it itself.
+    Spared(ReleaseId),
     /// It is over.
     Over(TaskFailure),
 }
@@ -29,6 +32,7 @@ pub(super) fn judge(
     record: &mut TaskRecord,
     end: &AttemptEnd,
     alone: bool,
+    trust: Trust,
     backoff: &Backoff,
     random: u64,
 ) -> Verdict {
@@ -36,6 +40,9 @@ pub(super) fn judge(
         AttemptEnd::Lost { cause } => return lost(record, cause),
         AttemptEnd::Answered { code, message, cause } => (*code, message, cause),
     };
+    if let Some(release) = spares(record, code, cause.as_ref(), trust) {
+        return Verdict::Spared(release);
+    }
     let answered = || TaskFailure::Answered { code, message: message.clone(), cause: cause.clone() };
     match (code, cause) {
         _ if record.cancelled => Verdict::Over(TaskFailure::Cancelled),
@@ -74,6 +81,33 @@ pub(super) fn judge(
             | CallErrorCode::QueueDeadline,
             _,
         ) => Verdict::Over(answered()),
+    }
+}
+
+/// The release that is to blame, and not the task: one that was taken back; or that is on trial, which
+/// fails a task once before that is taken for the task's own.
+fn spares(
+    record: &TaskRecord,
+    code: CallErrorCode,
+    cause: Option<&Cause>,
+    trust: Trust,
+) -> Option<ReleaseId> {
+    let of_release = match code {
+        CallErrorCode::HostEnded => cause.is_some_and(is_crash),
+        code => code.is_of_release(),
+    };
+    // What has no such method has not run.
+    let may_run_again = record.retry.on_loss || code == CallErrorCode::NoMethod;
+    if record.cancelled || !of_release || !may_run_again {
+        return None;
+    }
+    match trust {
+        Trust::Full => None,
+        Trust::OnTrial(release) => {
+            let spared = record.history.iter().any(|past| past.spared == Some(release));
+            (!spared).then_some(release)
+        }
+        Trust::TakenBack(release) => Some(release),
     }
 }
 
@@ -140,5 +174,87 @@ fn is_crash(cause: &Cause) -> bool {
         Cause::Exited { code } => *code != 0,
         // Another call hung: that one is the guilty one.
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use overseer_protocol::{Attempt, Generation, LaborId, TaskId};
+
+    use super::*;
+    use crate::tasks::{PastAttempt, Retry};
+
+    fn record(retry: Retry) -> TaskRecord {
+        TaskRecord::new("farm".parse().unwrap(), TaskId(7), "resize", retry, 1_000)
+    }
+
+    fn ends(record: &mut TaskRecord, code: CallErrorCode, cause: Option<Cause>, trust: Trust) -> Verdict {
+        let end = AttemptEnd::Answered { code, message: "no".into(), cause };
+        let verdict = judge(record, &end, true, trust, &Backoff::default(), 7);
+        let spared = match verdict {
+            Verdict::Spared(release) => Some(release),
+            _ => None,
+        };
+        record.remember(PastAttempt {
+            attempt: Attempt(1),
+            labor: LaborId::new(1, 1),
+            generation: Generation::FIRST,
+            since_ms: 1_000,
+            ended_ms: 2_000,
+            end,
+            spared,
+        });
+        verdict
+    }
+
+    #[test]
+    fn what_a_release_on_trial_fails_is_charged_the_second_time_and_never_once_it_is_taken_back() {
+        let [one, two] = [b"1", b"2"].map(|index| ReleaseId::of_index(index));
+        let mut task = record(Retry::default());
+        for code in [CallErrorCode::NoMethod, CallErrorCode::Failed, CallErrorCode::RunDeadline] {
+            assert_eq!(ends(&mut task, code, None, Trust::TakenBack(one)), Verdict::Spared(one));
+        }
+        let failed = |task: &mut _, trust| ends(task, CallErrorCode::Failed, None, trust);
+        assert_eq!(failed(&mut task, Trust::OnTrial(two)), Verdict::Spared(two));
+        assert_eq!((task.charged, task.history.len()), (0, 4));
+        assert!(matches!(failed(&mut task, Trust::OnTrial(two)), Verdict::Over(_)));
+        assert!(matches!(failed(&mut record(Retry::default()), Trust::Full), Verdict::Over(_)));
+        let mut cancelled = TaskRecord { cancelled: true, ..record(Retry::default()) };
+        assert_eq!(failed(&mut cancelled, Trust::OnTrial(two)), Verdict::Over(TaskFailure::Cancelled));
+    }
+
+    #[test]
+    fn a_host_that_a_release_on_trial_ends_speaks_against_no_task() {
+        let release = ReleaseId::of_index(b"2");
+        let ended = |task: &mut _, code, cause, trust| ends(task, code, Some(cause), trust);
+        let mut task = record(Retry::default());
+        let crash = Cause::Signal { signal: 11 };
+        for (code, cause) in [
+            (CallErrorCode::HostEnded, crash.clone()),
+            (CallErrorCode::RunDeadline, Cause::Hung { after_ms: 1 }),
+        ] {
+            assert_eq!(ended(&mut task, code, cause, Trust::TakenBack(release)), Verdict::Spared(release));
+        }
+        assert_eq!(task.suspicion, Default::default());
+        // A neighbour hung, or it was stopped: that waits for nothing.
+        let hung = Cause::Hung { after_ms: 1 };
+        let neighbour = ended(&mut task, CallErrorCode::HostEnded, hung, Trust::OnTrial(release));
+        assert_eq!(neighbour, Verdict::Again(0));
+        assert_eq!(ended(&mut task, CallErrorCode::HostEnded, crash, Trust::Full), Verdict::Again(0));
+        assert!(task.suspicion.alone);
+    }
+
+    #[test]
+    fn what_may_run_once_only_is_tried_again_only_if_it_has_not_run() {
+        let release = ReleaseId::of_index(b"2");
+        let mut task = record(Retry::never());
+        let no_method = ends(&mut task, CallErrorCode::NoMethod, None, Trust::TakenBack(release));
+        assert_eq!(no_method, Verdict::Spared(release));
+        let failed = ends(&mut task, CallErrorCode::Failed, None, Trust::TakenBack(release));
+        assert!(matches!(failed, Verdict::Over(TaskFailure::Answered { .. })), "{failed:?}");
+        let crash = Some(Cause::Signal { signal: 11 });
+        let lost =
+            ends(&mut record(Retry::never()), CallErrorCode::HostEnded, crash, Trust::TakenBack(release));
+        assert!(matches!(lost, Verdict::Over(TaskFailure::Lost { .. })), "{lost:?}");
     }
 }

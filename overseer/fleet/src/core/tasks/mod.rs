@@ -13,6 +13,7 @@ mod labors;
 #[cfg(test)]
 mod properties;
 mod taken_up;
+mod trust;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +22,7 @@ use overseer_protocol::{Attempt, Cause, LaborId, SessionId, TaskId};
 pub use self::event::{TaskEffect, TaskEvent};
 use self::judge::{Verdict, judge};
 use self::labors::Labors;
+pub use self::trust::Trust;
 use super::random::Random;
 use super::restart::Backoff;
 use super::{Life, Millis};
@@ -29,6 +31,8 @@ use crate::tasks::{AttemptEnd, Content, PastAttempt, TaskFailure, TaskRecord, Ta
 
 /// How long after its run deadline an answer may still be on its way.
 const MARGIN: Millis = 30_000;
+/// How long what a release on trial has failed waits: one that fails much is taken back by then.
+const TRIAL: Millis = 2_000;
 
 /// How many tasks are where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -148,8 +152,8 @@ impl TaskCore {
             TaskEvent::Survivors(lives) => self.survivors(now, &lives, &mut out),
             TaskEvent::Stored(task, revision) => self.stored(now, task, revision, &mut out),
             TaskEvent::NotSent(task, attempt) => self.not_sent(now, task, attempt, &mut out),
-            TaskEvent::Answered { life, task, attempt, end } => {
-                self.answered(now, life, task, attempt, end, &mut out);
+            TaskEvent::Answered { life, task, attempt, end, trust } => {
+                self.answered(now, life, (task, attempt), end, trust, &mut out);
             }
             TaskEvent::Cancel(task) => self.cancel(now, task, &mut out),
             TaskEvent::Tick => self.tick(now, &mut out),
@@ -213,7 +217,7 @@ impl TaskCore {
                 }
                 self.set_timer(id, expires);
             } else {
-                self.ended(now, id, AttemptEnd::Lost { cause: Cause::ConnectionLost }, out);
+                self.lost(now, id, Cause::ConnectionLost, out);
             }
         }
         for (task, attempt) in held {
@@ -235,7 +239,7 @@ impl TaskCore {
     fn gone(&mut self, now: Millis, life: Life, cause: &Cause, out: &mut Vec<TaskEffect>) {
         let tasks = self.labors.tasks_of(life);
         for id in tasks {
-            self.ended(now, id, AttemptEnd::Lost { cause: cause.clone() }, out);
+            self.lost(now, id, cause.clone(), out);
         }
         self.labors.remove(life);
     }
@@ -286,7 +290,7 @@ impl TaskCore {
     fn not_sent(&mut self, now: Millis, id: TaskId, attempt: Attempt, out: &mut Vec<TaskEffect>) {
         let Some(task) = self.tasks.get(&id) else { return };
         if Attempt(task.record.attempts) == attempt && matches!(task.phase, Phase::Running { .. }) {
-            self.ended(now, id, AttemptEnd::Lost { cause: Cause::ConnectionLost }, out);
+            self.lost(now, id, Cause::ConnectionLost, out);
         }
     }
 
@@ -294,9 +298,9 @@ impl TaskCore {
         &mut self,
         now: Millis,
         life: Life,
-        id: TaskId,
-        attempt: Attempt,
+        (id, attempt): (TaskId, Attempt),
         end: Result<Content, AttemptEnd>,
+        trust: Trust,
         out: &mut Vec<TaskEffect>,
     ) {
         if !self.has(life, id, attempt) {
@@ -317,12 +321,17 @@ impl TaskCore {
                 self.labors.release(now, life, id);
                 self.end(id, out);
             }
-            Err(end) => self.ended(now, id, end, out),
+            Err(end) => self.ended(now, id, end, trust, out),
         }
     }
 
+    /// The present attempt is lost.
+    fn lost(&mut self, now: Millis, id: TaskId, cause: Cause, out: &mut Vec<TaskEffect>) {
+        self.ended(now, id, AttemptEnd::Lost { cause }, Trust::Full, out);
+    }
+
     /// The present attempt is over without a result.
-    fn ended(&mut self, now: Millis, id: TaskId, end: AttemptEnd, out: &mut Vec<TaskEffect>) {
+    fn ended(&mut self, now: Millis, id: TaskId, end: AttemptEnd, trust: Trust, out: &mut Vec<TaskEffect>) {
         let random = self.random.bits();
         let Some(task) = self.tasks.get_mut(&id) else { return };
         let life = match task.phase {
@@ -334,7 +343,11 @@ impl TaskCore {
             TaskState::Running { since_ms, .. } => since_ms,
             _ => now,
         };
-        let verdict = judge(&mut task.record, &end, alone, &self.backoff, random);
+        let verdict = judge(&mut task.record, &end, alone, trust, &self.backoff, random);
+        let spared = match verdict {
+            Verdict::Spared(release) => Some(release),
+            _ => None,
+        };
         task.record.remember(PastAttempt {
             attempt: Attempt(task.record.attempts),
             labor: life.labor,
@@ -342,11 +355,13 @@ impl TaskCore {
             since_ms,
             ended_ms: now,
             end,
+            spared,
         });
         self.labors.release(now, life, id);
         match verdict {
             Verdict::Over(failure) => self.fail(now, id, failure, out),
             Verdict::Again(after) => self.requeue(now, id, after, out),
+            Verdict::Spared(_) => self.requeue(now, id, TRIAL, out),
         }
     }
 
@@ -400,7 +415,8 @@ impl TaskCore {
                     self.tasks.entry(id).and_modify(|t| t.forget = Some((attempt, life)));
                     let message = "no answer came within 30 s of the deadline".to_owned();
                     let code = overseer_protocol::CallErrorCode::RunDeadline;
-                    self.ended(now, id, AttemptEnd::Answered { code, message, cause: None }, out);
+                    let end = AttemptEnd::Answered { code, message, cause: None };
+                    self.ended(now, id, end, Trust::Full, out);
                 }
                 _ => {}
             }

@@ -2,10 +2,13 @@
 //! is on its way when a session ends, a store, and a server that may be killed after any effect.
 //! What must hold is checked after every step; a failure prints its seed.
 
+mod releases;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use overseer_protocol::{Attempt, CallErrorCode, Cause, Generation, LaborId, SessionId, TaskId};
+use overseer_protocol::{Attempt, CallErrorCode, Cause, Generation, LaborId, ReleaseId, SessionId, TaskId};
 
+use self::releases::Releases;
 use super::*;
 use crate::tasks::Retry;
 
@@ -16,10 +19,20 @@ const LABORS: u128 = 3;
 
 /// What an agent has.
 #[derive(Debug, Clone, PartialEq)]
-enum Had {
-    Waiting,
-    Running,
-    Done(Result<Content, AttemptEnd>),
+struct Had {
+    /// What it runs on.
+    release: Option<ReleaseId>,
+    /// It does not wait for a place any more.
+    begun: bool,
+    /// None while it waits or runs.
+    end: Option<Result<Content, AttemptEnd>>,
+}
+
+/// What an agent says.
+#[derive(Debug)]
+enum Report {
+    Held { session: SessionId, attempts: Vec<(TaskId, Attempt)> },
+    Answered { task: TaskId, attempt: Attempt, had: Had },
 }
 
 #[derive(Debug)]
@@ -32,7 +45,9 @@ struct Node {
     /// To the agent, in order; lost with the session.
     orders: VecDeque<Order>,
     /// From the agent, in order; lost with the session.
-    reports: VecDeque<TaskEvent>,
+    reports: VecDeque<Report>,
+    /// What is up on it; none: what the fleet has run from the start.
+    release: Option<ReleaseId>,
 }
 
 #[derive(Debug)]
@@ -59,6 +74,7 @@ struct World {
     begun: BTreeMap<TaskId, BTreeSet<Attempt>>,
     told: BTreeSet<TaskId>,
     poison: BTreeSet<TaskId>,
+    releases: Releases,
     seen: BTreeMap<&'static str, usize>,
 }
 
@@ -77,6 +93,7 @@ impl World {
             begun: BTreeMap::new(),
             told: BTreeSet::new(),
             poison: BTreeSet::new(),
+            releases: Releases::default(),
             seen: BTreeMap::new(),
         };
         for n in 0..LABORS {
@@ -158,6 +175,7 @@ impl World {
         assert_eq!(*revision, follows, "a write that follows nothing");
         assert!(!old.is_over(), "a task that was over is changed");
         assert!(record.attempts >= old.attempts);
+        self.check_charged(&record);
         self.revision += 1;
         let revision = Revision(self.revision);
         self.store.insert(id, (*record, revision));
@@ -200,6 +218,7 @@ impl World {
         }
         self.core = TaskCore::new(Backoff::default(), self.random.bits());
         self.told.clear();
+        self.forget_trials();
         for (record, revision) in self.store.clone().into_values() {
             self.event(TaskEvent::Known(Box::new(record), revision));
         }
@@ -215,9 +234,10 @@ impl World {
         node.cut();
         node.session = Some(session);
         let attempts = node.has.keys().copied().collect();
-        node.reports.push_back(TaskEvent::Held { life, session, attempts });
-        let again: Vec<TaskEvent> = node.has.iter().filter_map(|(k, had)| answer(life, *k, had)).collect();
-        node.reports.extend(again);
+        node.reports.push_back(Report::Held { session, attempts });
+        let answered = node.has.iter().filter(|(_, had)| had.end.is_some());
+        let again = answered.map(|((task, attempt), had)| (*task, *attempt, had.clone()));
+        node.reports.extend(again.map(|(task, attempt, had)| Report::Answered { task, attempt, had }));
         self.event(TaskEvent::Opened { life, session, places: PLACES });
     }
 
@@ -248,23 +268,25 @@ impl World {
                 self.finish(labor, task, attempt, Err(error(CallErrorCode::Overloaded, None)));
             }
             Some(Order::Run(task, attempt)) => {
-                node.has.insert((task, attempt), Had::Waiting);
+                node.has.insert((task, attempt), Had { release: None, begun: false, end: None });
                 node.waiting.push_back((task, attempt));
-                let open = node.has.values().filter(|h| !matches!(h, Had::Done(_))).count();
+                let open = node.has.values().filter(|had| had.end.is_none()).count();
                 assert!(open <= MOST * 2, "more than a labor takes");
                 self.begin_waiting(labor);
             }
             Some(Order::Cancel(task, attempt)) => {
-                if let Some(Had::Waiting | Had::Running) = node.has.get(&(task, attempt)) {
+                if node.has.get(&(task, attempt)).is_some_and(|had| had.end.is_none()) {
                     self.finish(labor, task, attempt, Err(error(CallErrorCode::Cancelled, None)));
                 }
             }
-            Some(Order::AskBack(task, attempt)) if node.has.get(&(task, attempt)) == Some(&Had::Waiting) => {
+            Some(Order::AskBack(task, attempt))
+                if node.has.get(&(task, attempt)).is_some_and(|had| !had.begun && had.end.is_none()) =>
+            {
                 self.count("given back");
                 self.finish(labor, task, attempt, Err(error(CallErrorCode::GivenBack, None)));
             }
             Some(Order::Forget(task, attempt)) => {
-                if let Some(Had::Done(Ok(_))) = node.has.remove(&(task, attempt)) {
+                if let Some(Had { end: Some(Ok(_)), .. }) = node.has.remove(&(task, attempt)) {
                     let present = &self.store[&task].0;
                     let fenced =
                         present.attempts > attempt.0 || matches!(present.state, TaskState::Queued { .. });
@@ -279,10 +301,13 @@ impl World {
     /// The agent begins what waits, for as long as it has places.
     fn begin_waiting(&mut self, labor: LaborId) {
         let Some(node) = self.nodes.get_mut(&labor) else { return };
-        while node.has.values().filter(|h| **h == Had::Running).count() < PLACES {
+        while node.has.values().filter(|had| had.begun && had.end.is_none()).count() < PLACES {
             let Some((task, attempt)) = node.waiting.pop_front() else { return };
-            let Some(had @ Had::Waiting) = node.has.get_mut(&(task, attempt)) else { continue };
-            *had = Had::Running;
+            let Some(had) = node.has.get_mut(&(task, attempt)) else { continue };
+            if had.begun || had.end.is_some() {
+                continue;
+            }
+            (had.begun, had.release) = (true, node.release);
             assert!(self.begun.entry(task).or_default().insert(attempt), "an attempt runs twice");
             let attempts = self.begun[&task].len();
             let record = &self.store[&task].0;
@@ -292,34 +317,39 @@ impl World {
 
     fn finish(&mut self, labor: LaborId, task: TaskId, attempt: Attempt, end: Result<Content, AttemptEnd>) {
         let Some(node) = self.nodes.get_mut(&labor) else { return };
-        node.has.insert((task, attempt), Had::Done(end.clone()));
+        let release = node.has.get(&(task, attempt)).and_then(|had| had.release);
+        let had = Had { release, begun: true, end: Some(end) };
+        node.has.insert((task, attempt), had.clone());
         if node.session.is_some() {
-            node.reports.push_back(TaskEvent::Answered { life: node.life, task, attempt, end });
+            node.reports.push_back(Report::Answered { task, attempt, had });
         }
         self.begin_waiting(labor);
     }
 
     /// Some attempt on a node comes to its end.
     fn progress(&mut self, labor: LaborId) {
-        let running: Vec<(TaskId, Attempt)> = {
+        let running: Vec<(TaskId, Attempt, Option<ReleaseId>)> = {
             let Some(node) = self.nodes.get(&labor) else { return };
-            node.has.iter().filter(|(_, had)| **had == Had::Running).map(|(k, _)| *k).collect()
+            let running = node.has.iter().filter(|(_, had)| had.begun && had.end.is_none());
+            running.map(|((task, attempt), had)| (*task, *attempt, had.release)).collect()
         };
         if running.is_empty() {
             return;
         }
-        let (task, attempt) = running[self.roll(running.len() as u64) as usize];
-        if self.poison.contains(&task) {
+        let (task, attempt, release) = running[self.roll(running.len() as u64) as usize];
+        let bad = self.is_bad(release);
+        if self.poison.contains(&task) || (bad && self.roll(4) == 0) {
             // It takes its plugin host with it, and all that runs there.
             self.count("a host is lost");
             let cause = Cause::Signal { signal: 11 };
-            for (task, attempt) in running {
+            for (task, attempt, _) in running.into_iter().filter(|(.., of)| *of == release) {
                 let end = error(CallErrorCode::HostEnded, Some(cause.clone()));
                 self.finish(labor, task, attempt, Err(end));
             }
             return;
         }
         let end = match self.roll(5) {
+            _ if bad => Err(error(CallErrorCode::Failed, None)),
             0 => Err(error(CallErrorCode::Failed, None)),
             _ => Ok(Content::Store { bytes: u64::from(attempt.0) }),
         };
@@ -327,14 +357,22 @@ impl World {
     }
 
     fn report(&mut self, labor: LaborId) {
-        if let Some(event) = self.nodes.get_mut(&labor).and_then(|n| n.reports.pop_front()) {
-            self.event(event);
+        let Some(node) = self.nodes.get_mut(&labor) else { return };
+        let life = node.life;
+        match node.reports.pop_front() {
+            Some(Report::Held { session, attempts }) => {
+                self.event(TaskEvent::Held { life, session, attempts });
+            }
+            Some(Report::Answered { task, attempt, had: Had { release, end: Some(end), .. } }) => {
+                self.hear_answer(life, (task, attempt), end, release);
+            }
+            _ => {}
         }
     }
 
     fn step(&mut self, faults: bool) {
         let labor = LaborId::new(1, u128::from(self.roll(LABORS as u64)));
-        match self.roll(if faults { 100 } else { 80 }) {
+        match self.roll(if faults { 104 } else { 80 }) {
             0..20 => self.write(),
             20..40 => self.report(labor),
             40..55 => self.take_order(labor),
@@ -343,13 +381,12 @@ impl World {
                 // Most attempts take no time, so that labors get some to wait.
                 let most = if self.roll(4) == 0 { 3_000 } else { 3 };
                 self.now += self.roll(most);
-                self.event(TaskEvent::Tick);
+                self.tick();
             }
-            76..80 => {
-                if self.nodes[&labor].session.is_none() {
-                    self.attach(labor);
-                }
-            }
+            76..80 => match self.nodes[&labor].session {
+                None => self.attach(labor),
+                Some(_) => self.change_release(labor),
+            },
             80..90 => self.submit(),
             90..92 => {
                 let task = TaskId(u128::from(self.roll(self.submitted as u64 + 1)));
@@ -373,11 +410,13 @@ impl World {
                 self.kill_node(labor, Cause::Reclaimed { notice: "spot".into() });
             }
             98 => self.kill_server("killed at any time"),
-            _ => {
+            99 => {
                 self.now += 40_000;
                 self.count("time passes");
-                self.event(TaskEvent::Tick);
+                self.tick();
             }
+            100..102 => self.begin_trial(),
+            _ => self.end_trial(),
         }
         self.check();
     }
@@ -392,7 +431,7 @@ impl World {
 impl Node {
     fn new(life: Life) -> Self {
         let (waiting, orders, reports) = Default::default();
-        Self { life, session: None, has: BTreeMap::new(), waiting, orders, reports }
+        Self { life, session: None, has: BTreeMap::new(), waiting, orders, reports, release: None }
     }
 
     fn cut(&mut self) {
@@ -404,13 +443,6 @@ impl Node {
 
 fn error(code: CallErrorCode, cause: Option<Cause>) -> AttemptEnd {
     AttemptEnd::Answered { code, message: "no".into(), cause }
-}
-
-fn answer(life: Life, (task, attempt): (TaskId, Attempt), had: &Had) -> Option<TaskEvent> {
-    match had {
-        Had::Waiting | Had::Running => None,
-        Had::Done(end) => Some(TaskEvent::Answered { life, task, attempt, end: end.clone() }),
-    }
 }
 
 /// One world, from its seed to its end: at the end of all faults every task is over.
@@ -461,5 +493,8 @@ fn no_fault_loses_a_task_doubles_its_result_or_forgets_one_too_early() {
             assert!(failed.get(code).is_some_and(|n| *n >= 10), "{code} was hardly reached: {failed:?}");
         }
         assert!(seen["given back"] >= 10, "{seen:?}");
+        for what in ["spared", "release kept", "release taken back"] {
+            assert!(seen.get(what).is_some_and(|n| *n >= 100), "{what} was hardly reached: {seen:?}");
+        }
     }
 }
