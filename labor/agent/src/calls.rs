@@ -91,7 +91,7 @@ pub(crate) enum Effect<P, R> {
     Answer(u64, Outcome<R>),
     /// It is over, answered or not: its logs end.
     Over(u64),
-    /// A call did not end in time: end its host. `HostEnded` follows.
+    /// A call did not end in time: end its host for this cause. `HostEnded` follows with it.
     KillHost(HostNumber, Cause),
     /// A host that another one has followed has finished what it had.
     Idle(HostNumber),
@@ -312,8 +312,6 @@ impl<P> Calls<P> {
         let present = self.hosts.is_present(host);
         let of_it = |c: &State<P>| matches!(c, State::Running { host: of, .. } if *of == host);
         let ids = self.ids(of_it);
-        // We know better than the exit status why we ended it.
-        let cause = self.hosts.killed(host).cloned().unwrap_or(cause);
         for id in ids {
             if let Some(State::Running { cast: false, stopping, .. }) = self.calls.get(&id) {
                 // The code is said before it.
@@ -370,9 +368,9 @@ impl<P> Calls<P> {
                         had += run.unwrap_or_default();
                     }
                     let after_ms = u64::try_from(had.as_millis()).unwrap_or(u64::MAX);
-                    let (host, cause) = (*host, Cause::Hung { after_ms });
-                    if self.hosts.kill(host, &cause) {
-                        effects.push(Effect::KillHost(host, cause));
+                    let host = *host;
+                    if self.hosts.kill(host) {
+                        effects.push(Effect::KillHost(host, Cause::Hung { after_ms }));
                     }
                 }
                 None => {}

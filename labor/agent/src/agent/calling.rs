@@ -181,7 +181,11 @@ impl Agent {
                     tracing::warn!("the plugin host is ended: {cause}");
                     self.hosting.lives.kill(host, cause);
                 }
-                Effect::Idle(host) => self.on_idle(host),
+                Effect::Idle(host) => {
+                    if let Some(host) = self.hosting.lives.finished(host) {
+                        self.work.spawn(work::stop(host));
+                    }
+                }
             }
         }
         self.spin.open(self.calls.running() + self.calls.waiting());
@@ -300,7 +304,7 @@ impl Agent {
                 }
                 LogStream { task: open.task, attempt: open.attempt, stream }
             }
-            None => match self.hosting.lives.get_mut(host).and_then(|life| life.stream(stream)) {
+            None => match self.hosting.lives.get_mut(host).and_then(|life| life.streams.open(stream)) {
                 Some(name) => name,
                 None => return,
             },

@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::given_up::GivenUp;
+use super::host_streams::HostStreams;
 use super::lives::{Life, Lives};
 use super::upgrade::HandOver;
 use super::{Agent, Work};
@@ -37,7 +38,7 @@ pub(super) const OUTPUT: usize = 64;
 #[derive(Default)]
 pub(super) struct Hosting {
     pub(super) wanted: Option<Wanted>,
-    loading: Option<AbortHandle>,
+    loading: Option<Loading>,
     /// What the last load took, when the Overseer has not been told.
     untold: Option<proto::Loaded>,
     /// What the present host runs, or the next one.
@@ -58,6 +59,15 @@ pub(super) struct Hosting {
     pub(super) given_up: Option<GivenUp>,
     /// A release that waits for what the one before leaves to it.
     pub(super) hand_over: Option<HandOver>,
+}
+
+/// A load on its way, which is given up when this is dropped.
+struct Loading(AbortHandle);
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// The last order to load.
@@ -109,7 +119,7 @@ impl Hosting {
     /// What runs is wanted; what was on its way is not any more.
     pub(super) fn stay(&mut self, id: ReleaseId, order: LoadOrder) {
         self.wanted = Some(Wanted { id, loading: false, order });
-        self.nothing_loads();
+        self.loading = None;
     }
 
     /// Notes what is ordered; true when it is to be loaded now.
@@ -134,21 +144,13 @@ impl Hosting {
     /// What is wanted now is being loaded. Nobody waits for what was wanted before, and it might go on
     /// for as long as it cannot be fetched.
     pub(super) fn loads(&mut self, loading: AbortHandle) {
-        self.nothing_loads();
-        self.loading = Some(loading);
-    }
-
-    pub(super) fn nothing_loads(&mut self) {
-        if let Some(before) = self.loading.take() {
-            before.abort();
-        }
+        self.loading = Some(Loading(loading));
     }
 
     /// Nothing is to run any more.
     pub(super) fn forget(&mut self) {
-        self.nothing_loads();
-        (self.wanted, self.loaded, self.untold, self.restart_at) = (None, None, None, None);
-        (self.health_at, self.given_up, self.hand_over) = (None, None, None);
+        (self.wanted, self.loading, self.loaded, self.untold) = (None, None, None, None);
+        (self.restart_at, self.health_at, self.given_up, self.hand_over) = (None, None, None, None);
     }
 
     pub(super) fn ready(&self) -> Option<proto::Ready> {
@@ -158,7 +160,7 @@ impl Hosting {
             name: life.loaded.manifest.name.clone(),
             release_version: life.loaded.manifest.version.to_string(),
             concurrency: self.concurrency,
-            incarnation: life.number,
+            incarnation: life.number(),
         })
     }
 
@@ -306,12 +308,12 @@ impl Agent {
                 self.work.spawn(stop(host, output));
             }
             Ok((host, info)) => {
-                let life = Life::new(number, host, output, loaded, self.host_task());
+                let life = Life::new(host, output, loaded, self.host_streams(number));
                 self.adopt(life, first, info);
                 early.into_iter().for_each(|output| self.on_host(number, output));
             }
             Err(cause) => {
-                self.keep_last_words(number, early);
+                self.keep_last_words(self.host_streams(number), early);
                 if current && !self.ending.is_stopping() {
                     if first {
                         self.not_started(&loaded, cause);
@@ -324,15 +326,17 @@ impl Agent {
         }
     }
 
-    pub(super) fn host_task(&self) -> Option<TaskId> {
-        self.standing.pass().map(|p| TaskId::of_host(p.identity.labor, p.identity.generation))
+    /// What a host writes outside of calls.
+    fn host_streams(&self, number: HostNumber) -> HostStreams {
+        let task = self.standing.pass().map(|p| TaskId::of_host(p.identity.labor, p.identity.generation));
+        HostStreams::new(number, task)
     }
 
     /// It takes calls from now on. One before it, of another release, finishes what it has.
     fn adopt(&mut self, life: Life, first: bool, info: HostInfo) {
         let stop_by = self.hosting.stop_by();
         let hosting = &mut self.hosting;
-        let (host, release, concurrency) = (life.number, life.loaded.id, info.concurrency);
+        let (host, release, concurrency) = (life.number(), life.loaded.id, info.concurrency);
         hosting.incarnation = host;
         hosting.concurrency = concurrency;
         hosting.health_at = Some(Instant::now() + HEALTH_EVERY);
@@ -351,8 +355,7 @@ impl Agent {
     /// A host has ended, with all that it said.
     pub(super) fn on_host_ended(&mut self, number: HostNumber, cause: Cause) {
         let Some((life, present)) = self.hosting.lives.remove(number) else { return };
-        life.streams().for_each(|stream| self.logs.end(&stream));
-        let cause = life.killed.clone().unwrap_or(cause);
+        life.streams.all().for_each(|stream| self.logs.end(&stream));
         if present {
             self.said_exited(number, &cause);
         }
@@ -426,14 +429,14 @@ impl Agent {
             return;
         }
         if let Some(life) = self.hosting.lives.present() {
-            let (number, host) = (life.number, life.host.clone());
+            let (number, host) = (life.number(), life.host.clone());
             self.hosting.health_at = None;
             self.work.spawn(async move { Work::Health { number, well: host.health().await } });
         }
     }
 
     pub(super) fn on_health(&mut self, number: HostNumber, well: Result<(), Cause>) {
-        if self.hosting.lives.present().is_none_or(|life| life.number != number) {
+        if self.hosting.lives.present().is_none_or(|life| life.number() != number) {
             return;
         }
         self.hosting.health_at = Some(Instant::now() + HEALTH_EVERY);

@@ -4,66 +4,42 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use overseer_protocol::{Attempt, Cause, LogStream, TaskId};
+use overseer_protocol::Cause;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::host_streams::HostStreams;
 use crate::calls::HostNumber;
 use crate::host::{Host, HostOutput};
 use crate::load::Loaded;
 
-/// Log streams outside of calls, in one life of a host.
-const MAX_STREAMS: usize = 64;
 /// Hosts that finish what they have. When one more comes the oldest is stopped.
-pub(super) const MAX_RETIRED: usize = 8;
+const MAX_RETIRED: usize = 8;
 
 /// One life of a plugin host.
 pub(super) struct Life {
-    /// Its number in this agent, from 1: its incarnation.
-    pub(super) number: HostNumber,
     pub(super) host: Host,
     pub(super) output: mpsc::Receiver<HostOutput>,
     pub(super) loaded: Arc<Loaded>,
-    /// Owns what it writes outside of calls.
-    pub(super) task: Option<TaskId>,
-    streams: Vec<String>,
-    /// Why we ended it ourselves.
-    pub(super) killed: Option<Cause>,
+    /// What it writes outside of calls.
+    pub(super) streams: HostStreams,
     /// When it is stopped though it has not finished; none once it was told to stop.
     stop_by: Option<Instant>,
 }
 
 impl Life {
     pub(super) fn new(
-        number: HostNumber,
         host: Host,
         output: mpsc::Receiver<HostOutput>,
         loaded: Arc<Loaded>,
-        task: Option<TaskId>,
+        streams: HostStreams,
     ) -> Self {
-        let (streams, killed, stop_by) = (Vec::new(), None, None);
-        Self { number, host, output, loaded, task, streams, killed, stop_by }
+        Self { host, output, loaded, streams, stop_by: None }
     }
 
-    /// The log stream of what it writes outside of calls; none when it has too many.
-    pub(super) fn stream(&mut self, stream: String) -> Option<LogStream> {
-        if !self.streams.contains(&stream) {
-            if self.streams.len() >= MAX_STREAMS {
-                return None;
-            }
-            self.streams.push(stream.clone());
-        }
-        Some(LogStream { task: self.task?, attempt: Attempt(self.number), stream })
-    }
-
-    /// All those streams.
-    pub(super) fn streams(&self) -> impl Iterator<Item = LogStream> {
-        let named = |(task, stream): (TaskId, &String)| LogStream {
-            task,
-            attempt: Attempt(self.number),
-            stream: stream.clone(),
-        };
-        self.streams.iter().filter_map(move |stream| Some(named((self.task?, stream))))
+    /// Its number in this agent, from 1: its incarnation.
+    pub(super) fn number(&self) -> HostNumber {
+        self.streams.number()
     }
 }
 
@@ -82,11 +58,11 @@ impl Lives {
     }
 
     pub(super) fn get(&self, number: HostNumber) -> Option<&Life> {
-        self.all().find(|life| life.number == number)
+        self.all().find(|life| life.number() == number)
     }
 
     pub(super) fn get_mut(&mut self, number: HostNumber) -> Option<&mut Life> {
-        self.retired.iter_mut().chain(&mut self.present).find(|life| life.number == number)
+        self.retired.iter_mut().chain(&mut self.present).find(|life| life.number() == number)
     }
 
     /// All, the present one last.
@@ -114,18 +90,17 @@ impl Lives {
 
     /// One is gone; whether it was the present one.
     pub(super) fn remove(&mut self, number: HostNumber) -> Option<(Life, bool)> {
-        if let Some(present) = self.present.take_if(|life| life.number == number) {
+        if let Some(present) = self.present.take_if(|life| life.number() == number) {
             return Some((present, true));
         }
-        let at = self.retired.iter().position(|life| life.number == number)?;
+        let at = self.retired.iter().position(|life| life.number() == number)?;
         Some((self.retired.remove(at), false))
     }
 
     /// Ends one now; its end is reported with this cause.
-    pub(super) fn kill(&mut self, number: HostNumber, cause: Cause) {
-        if let Some(life) = self.get_mut(number) {
-            life.killed = Some(cause);
-            life.host.kill();
+    pub(super) fn kill(&self, number: HostNumber, cause: Cause) {
+        if let Some(life) = self.get(number) {
+            life.host.kill(cause);
         }
     }
 
@@ -143,7 +118,7 @@ impl Lives {
 
     /// It has finished: it is to be stopped, if it was not told so already.
     pub(super) fn finished(&mut self, number: HostNumber) -> Option<Host> {
-        let life = self.retired.iter_mut().find(|life| life.number == number)?;
+        let life = self.retired.iter_mut().find(|life| life.number() == number)?;
         life.stop_by.take().map(|_| life.host.clone())
     }
 
@@ -160,7 +135,7 @@ impl Lives {
         // Those that are to end first: a flood of the present one must not keep them.
         for life in self.retired.iter_mut().chain(&mut self.present) {
             if let Poll::Ready(Some(said)) = life.output.poll_recv(cx) {
-                return Poll::Ready((life.number, said));
+                return Poll::Ready((life.number(), said));
             }
         }
         Poll::Pending

@@ -5,6 +5,7 @@ mod calling;
 mod ending;
 mod given_up;
 mod held;
+mod host_streams;
 mod hosting;
 mod lives;
 mod orders;
@@ -168,7 +169,7 @@ impl Agent {
     /// Until the end. No host of it is left then.
     pub(crate) async fn run(mut self, mut owner: Owner, mut signals: Signals) -> Exit {
         let exit = self.turn(&mut owner, &mut signals).await;
-        self.hosting.lives.all().for_each(|life| life.host.kill());
+        self.hosting.lives.all().for_each(|life| life.host.kill(Cause::Asked));
         self.work.abort_all();
         crate::orphans::end_all();
         if matches!(exit, Exit::OwnerGone | Exit::LeaseLost) {

@@ -1,9 +1,8 @@
 //! What the plugin host says, and where it goes.
 
-use std::collections::BTreeSet;
+use overseer_protocol::LogStream;
 
-use overseer_protocol::{Attempt, LogStream};
-
+use super::host_streams::HostStreams;
 use super::hosting::OUTPUT;
 use super::{Agent, work};
 use crate::as_user::AsUser;
@@ -12,21 +11,16 @@ use crate::host::HostOutput;
 
 impl Agent {
     /// What a host wrote that did not get up says most about why.
-    pub(super) fn keep_last_words(&self, number: HostNumber, early: Vec<HostOutput>) {
-        let Some(task) = self.host_task() else { return };
-        let mut streams = BTreeSet::new();
+    pub(super) fn keep_last_words(&self, mut streams: HostStreams, early: Vec<HostOutput>) {
         for output in early {
             if let HostOutput::Log { call: None, stream, data } = output
                 && LogStream::good_name(&stream)
+                && let Some(stream) = streams.open(stream)
             {
-                let stream = LogStream { task, attempt: Attempt(number), stream };
                 self.logs.append(&stream, &data);
-                streams.insert(stream.stream);
             }
         }
-        for stream in streams {
-            self.logs.end(&LogStream { task, attempt: Attempt(number), stream });
-        }
+        streams.all().for_each(|stream| self.logs.end(&stream));
     }
 
     /// A message of a host and what came with it, in bounds, so that others have their turn.

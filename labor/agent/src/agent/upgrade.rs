@@ -15,7 +15,6 @@ use tokio::time::Instant;
 use super::lives::Life;
 use super::{Agent, work};
 use crate::calls::{Event, HostNumber};
-use crate::host::Host;
 use crate::load::Loaded;
 
 /// What the host of one release leaves to that of another.
@@ -44,7 +43,7 @@ impl Agent {
         }
         match hosting.lives.present().filter(|life| life.loaded.id != loaded.id) {
             Some(life) if loaded.manifest.handover => {
-                let (from, number) = (life.loaded.clone(), life.number);
+                let (from, number) = (life.loaded.clone(), life.number());
                 self.standing.runs(&from.id.to_string(), false, 0);
                 let hosting = &mut self.hosting;
                 hosting.hand_over = Some(HandOver { to: loaded, from, number });
@@ -97,34 +96,23 @@ impl Agent {
         environment
     }
 
-    /// A host of an older release has nothing to do any more.
-    pub(super) fn on_idle(&mut self, number: HostNumber) {
-        if let Some(host) = self.hosting.lives.finished(number) {
-            self.stop_retired(host);
-        }
-    }
-
     /// Those that take too long to finish, and those that are too many.
     pub(super) fn stop_overdue(&mut self, now: Instant) {
         while let Some(host) = self.hosting.lives.overdue(now) {
             tracing::warn!("a plugin host of an older release is stopped before it has finished");
-            self.stop_retired(host);
+            self.work.spawn(work::stop(host));
         }
-    }
-
-    fn stop_retired(&mut self, host: Host) {
-        self.work.spawn(work::stop(host));
     }
 
     /// A host of an older release has ended.
     pub(super) fn retired_is_gone(&mut self, life: &Life, cause: &Cause) {
-        self.host_event("retired", life.number, life.loaded.id, Some(cause));
+        self.host_event("retired", life.number(), life.loaded.id, Some(cause));
         match &self.hosting.hand_over {
-            Some(hand_over) if hand_over.number == life.number => {
+            Some(hand_over) if hand_over.number == life.number() => {
                 let to = hand_over.to.clone();
                 self.start_host(to, true);
             }
-            _ => self.remove_left(life.number),
+            _ => self.remove_left(life.number()),
         }
         self.remove_old_releases(life.loaded.id);
     }

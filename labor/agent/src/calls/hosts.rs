@@ -1,8 +1,6 @@
 //! Which plugin hosts have how many calls.
 
-use std::collections::BTreeMap;
-
-use overseer_protocol::Cause;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A life of a plugin host in one agent: its incarnation.
 pub(crate) type HostNumber = u32;
@@ -28,8 +26,8 @@ pub(super) struct Hosts {
     running: usize,
     /// Calls of each of the others.
     retired: BTreeMap<HostNumber, usize>,
-    /// Why those were ended that have been told to end and are not gone yet.
-    killed: BTreeMap<HostNumber, Cause>,
+    /// Those that have been told to end and are not gone yet.
+    killed: BTreeSet<HostNumber>,
 }
 
 impl Hosts {
@@ -41,7 +39,7 @@ impl Hosts {
     /// Where calls can be given now: to which host, how many it has, and how many it runs at once.
     pub(super) fn open(&self) -> Option<(HostNumber, usize, u32)> {
         match self.present {
-            Present::Up { host, concurrency } if !self.killed.contains_key(&host) => {
+            Present::Up { host, concurrency } if !self.killed.contains(&host) => {
                 Some((host, self.running, concurrency))
             }
             _ => None,
@@ -81,19 +79,10 @@ impl Hosts {
         idle
     }
 
-    /// Notes why a host is ended; false when it has been told before, or is gone.
-    pub(super) fn kill(&mut self, host: HostNumber, cause: &Cause) -> bool {
+    /// Notes that a host is ended; false when that is known, or it is gone.
+    pub(super) fn kill(&mut self, host: HostNumber) -> bool {
         let there = self.is_present(host) || self.retired.contains_key(&host);
-        if there && !self.killed.contains_key(&host) {
-            self.killed.insert(host, cause.clone());
-            return true;
-        }
-        false
-    }
-
-    /// Why a host was told to end.
-    pub(super) fn killed(&self, host: HostNumber) -> Option<&Cause> {
-        self.killed.get(&host)
+        there && self.killed.insert(host)
     }
 
     /// A host is gone, and its calls have [ended](Hosts::end).

