@@ -3,6 +3,8 @@
 
 mod back_and_forth;
 mod bad_releases;
+mod bad_shipping;
+mod greedy;
 mod handover;
 mod scene;
 mod smooth;

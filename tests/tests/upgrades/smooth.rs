@@ -125,6 +125,7 @@ async fn what_cannot_be_an_upgrade_is_refused_by_name_and_changes_nothing() {
     assert!(matches!(&refused, UpgradeError::OtherTarget { .. }), "{refused}");
     assert!(refused.to_string().contains("riscv64gc"), "{refused}");
     assert_eq!(code(version("2", &[]), UpgradeOptions { canary: 101, ..quick() }).await, "upgrade.option");
+    assert_eq!(labor.call::<_, String>("version", &()).await.unwrap(), "1");
 
     let slow = UpgradeOptions { watch: Duration::from_secs(60), ..quick() };
     let running = fleet.upgrade_with(Some(version("2", &[])), slow).await.unwrap();

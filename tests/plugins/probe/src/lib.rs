@@ -1,7 +1,7 @@
 //! A plugin that does, on request, everything that a plugin can do wrong. For tests.
 //!
 //! `PROBE_START` in the environment chooses how it starts: `panic`, `fail`, `exit`, `abort`,
-//! `hang`, or `loud`, which prints a mebibyte first. `PROBE_HEALTH` chooses how it is: `ill`,
+//! `hang`, `allocate` without end, `open_all` descriptors and fail, or `loud`, which prints a mebibyte first. `PROBE_HEALTH` chooses how it is: `ill`,
 //! `panic` or `hang`. `PROBE_STOP` chooses how it stops: `hang`, `panic` or `exit`. With `PROBE_CALLS`
 //! set to `fail` every call but `version` fails; after so many milliseconds as `PROBE_DIES` says the
 //! process aborts; what `PROBE_LEAVES` says it leaves to the release that follows.
@@ -35,6 +35,8 @@ impl Plugin for Probe {
             "exit" => std::process::exit(3),
             "abort" => std::process::abort(),
             "hang" => faults::hang(),
+            "allocate" => drop(bounds::allocate()?),
+            "open_all" => return Err(bounds::hold_all().into()),
             "loud" => print(1024 * 1024)?,
             _ => {}
         }
