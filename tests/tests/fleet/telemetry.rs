@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use overseer::telemetry::Batch;
+use overseer::telemetry::{Batch, SUBSCRIBER_BATCHES, Telemetry};
 use overseer::{Body, Fleet, FleetEvent, Labor, Overseer, Quiet, Record};
 use overseer_tests::proxy::Cables;
 use overseer_tests::{TestFleet, builder, eventually, labor, probes, within};
@@ -79,7 +80,7 @@ async fn a_slow_subscriber_loses_its_own_oldest_and_sees_how_many() {
     let labor = fleet.start_child().await.unwrap();
     within("ready", labor.ready()).await.unwrap();
     // More batches than a subscriber may be behind: each call's record goes for itself.
-    let total: u64 = overseer::telemetry::SUBSCRIBER_BATCHES as u64 * 2;
+    let total: u64 = SUBSCRIBER_BATCHES as u64 * 2;
     let mut quick_saw = 0;
     for number in 1..=total {
         tick(&labor, 1).await;
@@ -97,6 +98,66 @@ async fn a_slow_subscriber_loses_its_own_oldest_and_sees_how_many() {
     }
     assert!(slow.missed() > 0);
     assert_eq!(records + slow.missed(), last, "what it did not see it knows of");
+    fleet.end().await;
+}
+
+/// Records that a plugin says in one call, and calls that say them at the same time: what it and the agent
+/// keep without dropping.
+const BURST: u64 = 5000;
+const BURSTS: u64 = 4;
+
+/// How long one who reads waits for a burst of records, all of which come.
+async fn burst(labor: &Labor, reads: &mut Telemetry, next: &mut u64) -> Duration {
+    let (start, end) = (Instant::now(), *next + BURST * BURSTS);
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..BURSTS {
+        let labor = labor.clone();
+        calls.spawn(async move { tick(&labor, BURST).await });
+    }
+    while *next < end {
+        let batch = within("a batch", reads.next()).await.unwrap();
+        assert_eq!((batch.first, batch.dropped), (*next, 0), "records are lost");
+        assert_eq!(batch.iter().count(), batch.count as usize);
+        *next += u64::from(batch.count);
+    }
+    let took = start.elapsed();
+    within("the answers", calls.join_all()).await;
+    took
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subscribers_that_do_not_read_slow_nobody_down() {
+    const ROUNDS: usize = 9;
+    let fleet = TestFleet::start(probes!()).await;
+    let mut reads = fleet.telemetry();
+    let labor = fleet.start_child().await.unwrap();
+    within("ready", labor.ready()).await.unwrap();
+    // One record was said when the plugin started.
+    let first = within("a batch", reads.next()).await.unwrap();
+    let mut next = first.first + u64::from(first.count);
+    let median = async |reads: &mut Telemetry, next: &mut u64| {
+        let mut took = Vec::new();
+        for _ in 0..ROUNDS {
+            took.push(burst(&labor, reads, next).await);
+        }
+        took.sort();
+        took[ROUNDS / 2]
+    };
+    let without = median(&mut reads, &mut next).await;
+    let mut deaf: Vec<Telemetry> = (0..16).map(|_| fleet.telemetry()).collect();
+    // More batches than each of them may be behind: from here on they lose their oldest.
+    for _ in 0..=SUBSCRIBER_BATCHES {
+        tick(&labor, 1).await;
+        next += u64::from(within("a batch", reads.next()).await.unwrap().count);
+    }
+    let with = median(&mut reads, &mut next).await;
+    println!("{} records: {without:?}, and {with:?} beside {} that do not read", BURST * BURSTS, deaf.len());
+    assert!(with < without * 3, "{with:?} instead of {without:?}");
+    assert_eq!(reads.missed(), 0);
+    for deaf in &mut deaf {
+        within("a batch", deaf.next()).await.unwrap();
+        assert!(deaf.missed() > 0, "it was no further behind than it may be");
+    }
     fleet.end().await;
 }
 
