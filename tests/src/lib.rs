@@ -3,6 +3,7 @@
 // A test says what it expects by panicking.
 #![allow(clippy::unwrap_used)]
 
+pub mod allocations;
 pub mod cable;
 pub mod handed;
 pub mod kill_at_write;

@@ -137,7 +137,11 @@ impl Lanes {
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<ToLabor, Status>>> {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
-        let mut orders: Vec<Order> = inner.control.drain(..).collect();
+        let waits =
+            inner.control.len() + usize::from(inner.lease.is_some()) + usize::from(inner.ack.is_some());
+        // Room for no more: most messages are the answer to one heartbeat.
+        let mut orders: Vec<Order> = Vec::with_capacity(waits);
+        orders.extend(inner.control.drain(..));
         orders.extend(inner.lease.take());
         orders.extend(inner.ack.take());
         if orders.is_empty() && inner.data.is_empty() {
