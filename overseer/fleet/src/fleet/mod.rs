@@ -5,6 +5,7 @@ mod builder;
 mod commands;
 mod directories;
 mod end;
+mod errors;
 mod handler;
 mod invitation;
 mod nodes;
@@ -32,6 +33,7 @@ pub(crate) use self::actor::FleetMessage;
 pub use self::builder::{FleetBuilder, MAX_SPIN, StartError};
 use self::commands::Given;
 pub(crate) use self::commands::Places;
+pub use self::errors::{CastStateError, ReconcileError, StartChildError, Stopped, WAITING_CASTS};
 pub(crate) use self::handler::Told;
 use self::handler::{HandlerMessage, Visit};
 use self::invitation::Invite;
@@ -41,98 +43,12 @@ pub(crate) use self::shared::{FleetShared, Place, left};
 pub use self::upgrade::{NotUpgraded, UpgradeError, Upgrading};
 use crate::call::{CallError, CallOptions};
 use crate::callbacks::{Overseer, Quiet};
-use crate::condition::{Part, Trouble};
-use crate::core::{AtCapacity, Event, Finding, Life, Pass};
+use crate::core::{Event, Finding, Life, Pass};
 use crate::history::FleetEntry;
 use crate::labor::{Labor, OpenCall, decode, encode};
 use crate::logs::{LogError, LogReader};
 use crate::mailbox::Mailbox;
 use crate::telemetry::Telemetry;
-
-/// The fleet has stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the fleet has stopped; start a new one")]
-pub struct Stopped;
-
-impl Stopped {
-    /// Stable code, as ERRORS.md lists it.
-    pub fn code(&self) -> &'static str {
-        "fleet.stopped"
-    }
-}
-
-/// Casts to the user's own state that may wait; more are refused.
-pub const WAITING_CASTS: usize = 65_536;
-
-/// Why the user's own state was not cast to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum CastStateError {
-    /// The callbacks are behind by as much as they may be.
-    #[error(
-        "{WAITING_CASTS} casts to the state of the callbacks wait already; wait for some with call_state"
-    )]
-    Full,
-    /// The fleet has stopped.
-    #[error(transparent)]
-    Stopped(#[from] Stopped),
-}
-
-impl CastStateError {
-    /// Stable code, as ERRORS.md lists it.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Full => "fleet.casts_full",
-            Self::Stopped(error) => error.code(),
-        }
-    }
-}
-
-/// Why no child was started.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum StartChildError {
-    /// Every slot is taken.
-    #[error(transparent)]
-    AtCapacity(#[from] AtCapacity),
-    /// The disk is full or read-only, or no file descriptor is free.
-    #[error("no labor can be started now, for {0}; {help}", help = .0.help())]
-    Paused(Box<Trouble>),
-    /// The fleet has stopped.
-    #[error(transparent)]
-    Stopped(#[from] Stopped),
-}
-
-impl StartChildError {
-    /// Stable code, as ERRORS.md lists it.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::AtCapacity(error) => error.code(),
-            Self::Paused(trouble) if trouble.part == Part::Files => "control_plane.no_files",
-            Self::Paused(_) => "store.not_writable",
-            Self::Stopped(error) => error.code(),
-        }
-    }
-}
-
-/// Why a fleet could not be held against what there is.
-#[derive(Debug, thiserror::Error)]
-pub enum ReconcileError {
-    /// Records or inventory cannot be read.
-    #[error(transparent)]
-    Inventory(#[from] RecoveryError),
-    /// The fleet has stopped.
-    #[error(transparent)]
-    Stopped(#[from] Stopped),
-}
-
-impl ReconcileError {
-    /// Stable code, as ERRORS.md lists it.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Inventory(error) => error.code(),
-            Self::Stopped(error) => error.code(),
-        }
-    }
-}
 
 /// How many labors a fleet has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]

@@ -3,6 +3,7 @@
 
 mod actor;
 mod at_work;
+mod handle;
 mod keys;
 mod options;
 mod record;
@@ -15,7 +16,7 @@ mod writer;
 
 use overseer_protocol::TaskId;
 
-pub(crate) use self::actor::Tasks;
+pub(crate) use self::handle::Tasks;
 pub(crate) use self::keys::*;
 pub use self::options::{KEY_BYTES, TaskOptions};
 pub use self::record::{
