@@ -103,20 +103,28 @@ impl Release {
         }
         let part = directory.join(format!("{id}.part"));
         let mut file = OpenOptions::new().create(true).append(true).read(true).open(&part).map_err(io)?;
-        if rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).is_ok()
-            // Another process was faster.
-            && let Some(kept) = kept()
-        {
+        wait_for_turn(&file, url);
+        // Another one may have fetched it meanwhile.
+        if let Some(kept) = kept() {
             return Ok(kept);
         }
-        let fetched = download(url, &mut file).and_then(|()| checked(url, id, &part));
-        if let Err(FetchError::NoRelease { .. } | FetchError::Other { .. } | FetchError::TooLarge { .. }) =
-            &fetched
-        {
-            // Nothing could be gone on with.
-            let _ = fs::remove_file(&part);
+        let mut goes_on = file.metadata().is_ok_and(|part| part.len() > 0);
+        loop {
+            let fetched = download(url, &mut file).and_then(|()| checked(url, id, &part));
+            let bad = matches!(
+                fetched,
+                Err(FetchError::NoRelease { .. } | FetchError::Other { .. } | FetchError::TooLarge { .. })
+            );
+            if bad {
+                // Nothing could be gone on with. The file stays, for others may wait for it.
+                file.set_len(0).map_err(io)?;
+            }
+            // What it was gone on with may have been of another address.
+            if !(bad && std::mem::take(&mut goes_on)) {
+                fetched?;
+                break;
+            }
         }
-        fetched?;
         fs::rename(&part, &place).map_err(io)?;
         touch(&place);
         Self::open(&place)
@@ -126,6 +134,15 @@ impl Release {
     /// Where [`Release::fetch`] keeps the release of an id.
     pub fn fetched(id: ReleaseId, directory: &Path) -> PathBuf {
         directory.join(format!("{id}.release"))
+    }
+}
+
+/// One fetches it at a time, in all processes.
+fn wait_for_turn(part: &File, url: &str) {
+    use rustix::fs::{FlockOperation, flock};
+    if flock(part, FlockOperation::NonBlockingLockExclusive).is_err() {
+        tracing::info!(url, "the release is being fetched already; this waits for that");
+        let _ = flock(part, FlockOperation::LockExclusive);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use overseer::FleetName;
 use overseer::condition::{Condition, Part, Trouble};
 
 use super::caller::Seen;
@@ -17,10 +18,15 @@ pub(super) fn troubles(server: &Server, seen: &Seen<'_>) -> Vec<proto::Trouble> 
     let machine = all.iter().map(described);
     let machine = machine.map(|now| if seen.all() { now } else { without_place(now) });
     let faults = server.faults.all().into_iter().filter(|fault| seen.sees(&fault.fleet));
-    machine.chain(faults.map(not_served)).collect()
+    machine.chain(faults.map(fault_described)).collect()
 }
 
-fn not_served(fault: Fault) -> proto::Trouble {
+/// What keeps a fleet from being served, if anything does.
+pub(super) fn not_served(server: &Server, fleet: &FleetName) -> Vec<proto::Trouble> {
+    server.faults.of(fleet).map(fault_described).into_iter().collect()
+}
+
+fn fault_described(fault: Fault) -> proto::Trouble {
     proto::Trouble {
         part: "fleet".to_owned(),
         path: fault.fleet.to_string(),

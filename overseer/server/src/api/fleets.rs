@@ -10,7 +10,7 @@ use overseer::{Cause, Invitation, InviteError, Labor, LaborId};
 use overseer_protocol::Endpoint;
 use tonic::{Request, Response, Status};
 
-use super::condition::troubles;
+use super::condition::{not_served, troubles};
 use super::status::refuse;
 use super::stream::Steps;
 use super::{Answers, Service, caller, proto, stream, upgrade};
@@ -178,7 +178,9 @@ impl proto::fleets_server::Fleets for Service {
         let slot = self.seen(&caller).fleet(&request.get_ref().fleet).map_err(refuse)?;
         let fleet = Some(describe(&slot).await);
         let labors = slot.labors().map(|fleet| fleet.which_children()).unwrap_or_default();
-        Ok(Response::new(proto::GetFleetResponse { fleet, labors: labors.iter().map(labor).collect() }))
+        let troubles = not_served(&self.server, &slot.name);
+        let labors = labors.iter().map(labor).collect();
+        Ok(Response::new(proto::GetFleetResponse { fleet, labors, troubles }))
     }
 
     async fn start(
@@ -290,7 +292,7 @@ impl proto::fleets_server::Fleets for Service {
         let slot = self.seen(&caller).fleet(&request.get_ref().fleet).map_err(refuse)?;
         let fleet = slot.fleet().map_err(refuse)?;
         let upgrading = fleet.upgrading().ok_or_else(|| refuse(upgrade::none(&slot.name)))?;
-        let statuses = upgrade::Statuses::of(upgrading);
+        let statuses = upgrade::Statuses::of(slot.name.clone(), upgrading);
         Ok(Response::new(stream::follow(statuses, Arc::clone(&self.server))))
     }
 

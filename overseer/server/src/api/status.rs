@@ -40,6 +40,11 @@ pub(super) fn call_failed(error: &CallError, begun: Option<FailedCall>) -> Statu
         CallError::Blobs(_) => Code::Internal,
     };
     let mut failure = Failure::told(Exit::Fault, error.code(), &error.to_string());
+    if let CallError::NoLabor { .. } = error {
+        failure = failure.help(
+            "`overseer fleet show FLEET` says what its labors do; start some, or allow a longer --queue",
+        );
+    }
     let named = || error.labor().map(|labor| FailedCall { labor: labor.to_string(), task: String::new() });
     if let Some(call) = begun.or_else(named) {
         let ids = [("labor", &call.labor), ("task", &call.task)];
@@ -61,6 +66,7 @@ fn advice(code: CallErrorCode, labor: &str) -> Option<String> {
     Some(match code {
         CallErrorCode::QueueDeadline => "allow a longer --queue, or start more labors".to_owned(),
         CallErrorCode::RunDeadline => "allow a longer --run".to_owned(),
+        CallErrorCode::BadPayload => "give what the method takes; see its release".to_owned(),
         CallErrorCode::Overloaded => "wait for some to end, or start more labors".to_owned(),
         CallErrorCode::Draining | CallErrorCode::NotReady => "call again, without --labor".to_owned(),
         CallErrorCode::HostEnded | CallErrorCode::Panicked => {

@@ -57,6 +57,7 @@ pub(super) fn none(fleet: &FleetName) -> Failure {
 
 /// Each status until the last one. One who reads slowly is told of fewer.
 pub(super) struct Statuses {
+    fleet: FleetName,
     upgrading: Upgrading,
     told: Told,
 }
@@ -69,8 +70,8 @@ enum Told {
 }
 
 impl Statuses {
-    pub(super) fn of(upgrading: Upgrading) -> Self {
-        Self { upgrading, told: Told::Nothing }
+    pub(super) fn of(fleet: FleetName, upgrading: Upgrading) -> Self {
+        Self { fleet, upgrading, told: Told::Nothing }
     }
 }
 
@@ -87,7 +88,12 @@ impl Steps for Statuses {
         self.told = if is_last { Told::All } else { Told::Some };
         Some(match now {
             Ok(now) => Ok(proto::FollowUpgradeResponse { upgrade: Some(status(&now)) }),
-            Err(stopped) => Err(refuse(Failure::fault(stopped.code(), stopped.to_string()))),
+            Err(_) => {
+                let fleet = &self.fleet;
+                let message = format!("the fleet {fleet} was stopped before its upgrade was over");
+                let help = format!("start it: overseer fleet start {fleet}");
+                Err(refuse(Failure::fault("upgrade.stopped", message).help(help)))
+            }
         })
     }
 }

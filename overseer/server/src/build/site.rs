@@ -100,7 +100,7 @@ pub(super) async fn usable(plane: &ControlPlane, labor: &Labor) -> Result<(), Fa
 /// Why no job can run.
 pub(super) fn no_labor(why: &str) -> Failure {
     Failure::fault("build.no_labor", format!("no labor can be had: {why}"))
-        .help("`overseer doctor` says what is missing on this machine; -v shows what the labors did")
+        .help("`overseer doctor` says what is missing on this machine, -v shows what the labors did; if it is space, set TMPDIR to a directory with more")
 }
 
 /// The directory that survives from build to build: see [`overseer::cache_directory`].

@@ -270,6 +270,9 @@ struct Shown {
     started: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     draining: Option<u32>,
+    /// What keeps it from being served, of `show`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    troubles: Vec<TroubleDocument>,
 }
 
 pub(super) fn cause(cause: proto::Cause) -> CauseDocument {
@@ -306,7 +309,13 @@ fn event(event: proto::Event) -> EventDocument {
 }
 
 fn shown(fleet: Option<proto::Fleet>) -> Shown {
-    Shown { fleet: fleet.unwrap_or_default().into(), children: None, started: None, draining: None }
+    Shown {
+        fleet: fleet.unwrap_or_default().into(),
+        children: None,
+        started: None,
+        draining: None,
+        troubles: Vec::new(),
+    }
 }
 
 /// Runs one of the commands.
@@ -326,7 +335,9 @@ pub(super) async fn run(command: FleetCommand, channel: Channel, json: bool) -> 
             let request = proto::GetFleetRequest { fleet: name };
             let got = client.get(request).await.map_err(failed)?.into_inner();
             let labors: Vec<_> = got.labors.into_iter().map(labor).collect();
-            let shown = Shown { children: Some(labors), ..shown(got.fleet) };
+            let troubles: Vec<_> = got.troubles.into_iter().map(TroubleDocument::from).collect();
+            trouble::warn(&troubles);
+            let shown = Shown { children: Some(labors), troubles, ..shown(got.fleet) };
             print(json, &shown, || text::show(&shown));
         }
         FleetCommand::Start { name, labors, anyway } => {

@@ -194,10 +194,11 @@ fn options(table: &Table<'_, '_>) -> Result<Options, Failure> {
     if options.lease <= options.silence {
         return Err(longer("lease", &lease_span, "silence", options.silence));
     }
-    if let Some(spin) = table.duration("spin")? {
+    let help =
+        "write spin = \"50us\", and 1ms at most: a processor does nothing else meanwhile; or leave it out";
+    if let Some(spin) = table.duration_as("spin", help)? {
         if spin.value > MAX_SPIN {
             let message = format!("{} is longer than 1ms", humantime::format_duration(spin.value));
-            let help = "write spin = \"50us\", or leave it out: meanwhile a processor does nothing else";
             return Err(table.wrong("spin", &spin.span, message, help));
         }
         options.spin = spin.value;

@@ -134,7 +134,7 @@ impl Config {
                 let directory = downloads();
                 if fetch == Fetch::Later && !Release::fetched(*id, &directory).is_file() {
                     let message = format!("its release is being fetched from {url}");
-                    return Err(Failure::fault(FETCHING, message).help("wait for that"));
+                    return Err(Failure::fault(FETCHING, message).help("it starts by itself then"));
                 }
                 tracing::info!(fleet = %fleet.name, url, "the release is fetched, unless it was before");
                 Release::fetch(url, *id, &directory).map_err(|e| wrong(e.code(), error_text(&e), packed))?

@@ -193,9 +193,17 @@ impl<'a, 'i> Table<'a, 'i> {
 
     /// A duration as text, longer than nothing.
     pub(super) fn duration(&self, key: &'static str) -> Result<Option<Located<Duration>>, Failure> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        let help =
-            format!("write a number and its unit, such as {key} = \"30s\", \"500ms\", \"5m\" or \"1h\"");
+        let help = "write a number and its unit, such as";
+        self.duration_as(key, format!("{help} {key} = \"30s\", \"500ms\", \"5m\" or \"1h\""))
+    }
+
+    /// The same, where other words help.
+    pub(super) fn duration_as(
+        &self,
+        key: &'static str,
+        help: impl Into<String>,
+    ) -> Result<Option<Located<Duration>>, Failure> {
+        let (Some(value), help) = (self.get(key), help.into()) else { return Ok(None) };
         let DeValue::String(text) = value.get_ref() else {
             return Err(self.expected(key, value, "a duration as text", help));
         };

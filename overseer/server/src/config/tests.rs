@@ -149,6 +149,7 @@ fn every_key_that_is_wrong_is_shown_with_what_would_be_right() {
         ("silence = \"1s\"", 4, Some("fleets.web.silence"), "config.value", "more than 1s"),
         ("silence = \"1m\"", 4, Some("fleets.web.lease"), "config.value", "more than 1m"),
         ("grace = \"0s\"", 4, Some("fleets.web.grace"), "config.value", "its unit"),
+        ("spin = \"0s\"", 4, Some("fleets.web.spin"), "config.value", "or leave it out"),
         ("spin = \"2ms\"", 4, Some("fleets.web.spin"), "config.value", "spin = \"50us\""),
         ("lease = \"1s\"", 4, Some("fleets.web.lease"), "config.value", "more than 3s"),
         ("lease = \"1000y\"", 4, Some("fleets.web.lease"), "config.value", "its unit"),

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use overseer::FleetName;
 use parking_lot::RwLock;
 
+use crate::config::FETCHING;
 use crate::failure::Failure;
 
 /// What keeps a fleet from being served.
@@ -25,10 +26,14 @@ pub(crate) struct Faults(RwLock<BTreeMap<FleetName, Fault>>);
 impl Faults {
     /// It could not be started, and is tried again when it is asked for.
     pub(super) fn note(&self, fleet: &FleetName, failure: &Failure) {
-        tracing::error!(%fleet, %failure, "a fleet is not served");
+        let is_fetched = failure.code == FETCHING;
+        match is_fetched {
+            true => tracing::info!(%fleet, %failure, "a fleet is served in a while"),
+            false => tracing::error!(%fleet, %failure, "a fleet is not served"),
+        }
         let again = format!("then run `overseer reload`, or `overseer fleet start {fleet}`");
         let help = match &failure.help {
-            Some(help) if help.contains("overseer fleet start") => help.clone(),
+            Some(help) if is_fetched || help.contains("overseer fleet start") => help.clone(),
             Some(help) => format!("{help}; {again}"),
             None => format!("put that right, {again}"),
         };
@@ -53,7 +58,7 @@ impl Faults {
     }
 
     /// Of one fleet.
-    pub(super) fn of(&self, fleet: &FleetName) -> Option<Fault> {
+    pub(crate) fn of(&self, fleet: &FleetName) -> Option<Fault> {
         self.0.read().get(fleet).cloned()
     }
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::server::Server;
-use super::slot::{FleetSlot, Resized};
+use super::slot::{FleetSlot, Replanned, Resized};
 use crate::config::{Config, FleetPlan, Plan};
 use crate::failure::Failure;
 
@@ -92,7 +92,8 @@ impl Server {
             };
             if let Err(failure) = done {
                 self.faults.note(&name, &failure);
-                changes.push(Change::of(name.as_str(), "failed", failure.to_string()));
+                let help = failure.help.as_ref().map(|help| format!("; {help}")).unwrap_or_default();
+                changes.push(Change::of(name.as_str(), "failed", format!("{failure}{help}")));
             }
         }
         changes
@@ -113,14 +114,14 @@ impl Server {
 async fn replan(slot: &FleetSlot, plan: FleetPlan, changes: &mut Vec<Change>) -> Result<(), Failure> {
     let name = slot.name.as_str();
     let before = slot.wanted().0;
-    let (mut waiting, taken_back) = slot.replan(plan).await;
+    let Replanned { waits: mut waiting, stopped, taken_back } = slot.replan(plan).await;
     if taken_back {
         waiting.retain(|key| *key != "release");
         let text = format!("release was taken back; `overseer fleet upgrade {name}` tries it again");
         changes.push(Change::of(name, "waits", text));
     }
     if !waiting.is_empty() {
-        let now = match waiting.contains(&"release") {
+        let now = match waiting.contains(&"release") && !stopped {
             true => format!("; `overseer fleet upgrade {name}` changes the release now"),
             false => String::new(),
         };

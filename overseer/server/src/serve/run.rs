@@ -8,6 +8,7 @@ use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+use super::check::isolation;
 use super::control::ControlTcp;
 use super::notify::{self, ServiceManager};
 use super::server::Server;
@@ -60,6 +61,11 @@ async fn start_and_stop(start: Start) -> Result<Exit, Failure> {
     tracing::info!(files, "file descriptors that this server may have");
     let mut signals = Signals::listen()?;
     let Start { config_path, plan, faults, data, socket, json } = start;
+    // Its labors would be replaced over and over; the others are served all the same.
+    match isolation::check(&plan) {
+        Ok(warnings) => warnings.iter().for_each(|warning| tracing::warn!("{warning}")),
+        Err(failure) => tracing::error!(help = failure.help, "{failure}"),
+    }
     let collector = match &plan.server.otlp {
         Some(collector) => Some(collector.clone()),
         None => Collector::from_environment()?,

@@ -155,9 +155,12 @@ impl Server {
 
     /// What it serves, in a few words.
     pub(super) fn status_line(&self) -> String {
-        let fleets = self.fleets();
-        let wanted: u32 = fleets.iter().map(|slot| slot.wanted().1).sum();
-        let noun = if fleets.len() == 1 { "fleet" } else { "fleets" };
-        format!("{} {noun}, {}", fleets.len(), labors(wanted as usize))
+        let all = self.fleets();
+        let served: Vec<_> = all.iter().filter(|slot| self.faults.of(&slot.name).is_none()).collect();
+        let wanted: u32 = served.iter().map(|slot| slot.wanted().1).sum();
+        let (fleets, faults) = (served.len(), self.faults.all().len());
+        let noun = if fleets == 1 { "fleet" } else { "fleets" };
+        let missing = if faults == 0 { String::new() } else { format!("; {faults} not served") };
+        format!("{fleets} {noun}, {}{missing}", labors(wanted as usize))
     }
 }

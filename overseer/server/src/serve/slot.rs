@@ -92,6 +92,16 @@ pub(crate) struct Resized {
     pub(crate) drained: usize,
 }
 
+/// What another plan brings.
+pub(super) struct Replanned {
+    /// Keys that wait for the next start.
+    pub(super) waits: Vec<&'static str>,
+    /// The fleet does not run, and these are the ones that have changed.
+    pub(super) stopped: bool,
+    /// The release waits for longer: it was taken back.
+    pub(super) taken_back: bool,
+}
+
 impl FleetSlot {
     /// A fleet that does not run yet, as the store knows it.
     ///
@@ -254,14 +264,21 @@ impl FleetSlot {
     }
 
     /// Takes another plan. Its number of labors is reached by [`FleetSlot::settle`]; everything
-    /// else waits for the next start. Returns the keys that changed and wait, and whether the release
-    /// waits longer, for it was taken back.
-    pub(super) async fn replan(&self, plan: FleetPlan) -> (Vec<&'static str>, bool) {
+    /// else waits for the next start.
+    pub(super) async fn replan(&self, plan: FleetPlan) -> Replanned {
         let _turn = self.turn.lock().await;
-        self.inner.write().plan = plan;
+        let before = std::mem::replace(&mut self.inner.write().plan, plan);
         self.forget_another().await;
         let inner = self.inner.read();
-        (inner.pending(), inner.waits().is_some())
+        match &inner.phase {
+            Phase::Running(_) => {
+                Replanned { waits: inner.pending(), stopped: false, taken_back: inner.waits().is_some() }
+            }
+            _ => {
+                let waits = before.differences(&inner.plan);
+                Replanned { waits, stopped: true, taken_back: inner.waits().is_some() }
+            }
+        }
     }
 
     /// How many labors its configuration says, and how many there should be: somebody may have
@@ -436,7 +453,14 @@ impl Inner {
 
     fn pending(&self) -> Vec<&'static str> {
         match &self.phase {
-            Phase::Running(running) => running.plan.differences(&self.plan),
+            Phase::Running(running) => {
+                let mut keys = running.plan.differences(&self.plan);
+                // It may be the same file by its name.
+                if self.waits().is_some() && !keys.contains(&"release") {
+                    keys.push("release");
+                }
+                keys
+            }
             _ => Vec::new(),
         }
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use overseer::Release;
 
-use crate::world::World;
+use crate::world::{World, eventually};
 
 /// Serves one file over HTTP. Each answer breaks off after `most` bytes.
 struct Mirror {
@@ -85,6 +85,28 @@ fn a_release_is_fetched_once_however_often_its_download_breaks() {
     world.ask(["reload"]);
     serving.stop();
     assert_eq!(mirror.requests(), 4, "what is here is not fetched again");
+}
+
+#[test]
+fn what_another_address_has_left_does_not_spoil_a_download() {
+    let world = World::new();
+    let file = fs::read(world.path("probe.release")).unwrap();
+    let id = Release::open(&world.path("probe.release")).unwrap().id().to_string();
+    let part = world.path(&format!("cache/downloads/{id}.part"));
+    fs::create_dir_all(part.parent().unwrap()).unwrap();
+    fs::write(&part, "the beginning of another file").unwrap();
+    let mirror = Mirror::of(file, usize::MAX);
+    configure(&world, &mirror.url(), &id);
+    let held = File::open(&part).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let mut waits = world.command(["serve", "--check"]).spawn().unwrap();
+    eventually("it waits for who fetches it", || {
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        locks.lines().any(|line| line.contains("->") && line.contains(&format!(" {} ", waits.id())))
+    });
+    drop(held);
+    assert!(waits.wait().unwrap().success());
+    assert_eq!(mirror.requests(), 2, "gone on with, then from the beginning");
 }
 
 #[test]

@@ -138,6 +138,9 @@ fn where_the_release_before_is_not_kept_any_more_the_fleet_waits_for_a_word() {
     refused("release");
     let listed = world.overseer(["fleet", "list"]).exits(0).stderr;
     assert!(listed.contains("release.taken_back") && listed.contains("--anyway"), "{listed}");
+    let fleet_shown = world.overseer(["fleet", "show", &fleet]).exits(0);
+    assert!(fleet_shown.stderr.contains("--anyway"), "{}", fleet_shown.stderr);
+    assert!(!fleet_shown.stdout.contains("tries it again"), "{}", fleet_shown.stdout);
     fs::remove_file(file).unwrap();
     refused("No such file");
     world.ask(["fleet", "start", &fleet, "--anyway"]);

@@ -135,11 +135,14 @@ fn a_release_that_does_no_good_is_taken_back_and_that_is_an_exit_code() {
     // One that is stopped meanwhile is not done.
     replace(&world, "4.0.0", &[]);
     world.ask(["fleet", "upgrade", &fleet, "--watch", "1h", "--detach"]);
+    let reloaded = world.ask(["reload"]).to_string();
+    assert!(!reloaded.contains("taken back"), "it is tried: {reloaded}");
     let mut follows = world.command(["fleet", "upgrade", &fleet, "--follow"]).spawn().unwrap();
     world.ask(["fleet", "stop", &fleet]);
-    assert!(!follows.wait().unwrap().success());
+    assert_eq!(follows.wait().unwrap().code(), Some(3));
     replace(&world, "1.0.0", &[]);
-    world.ask(["reload"]);
+    let reloaded = world.ask(["reload"]).to_string();
+    assert!(reloaded.contains("release takes effect at the next start of the fleet\""), "{reloaded}");
     world.ask(["fleet", "start", &fleet]);
     world.wait_ready("a", 1);
 

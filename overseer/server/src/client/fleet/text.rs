@@ -59,10 +59,13 @@ pub(super) fn show(shown: &Shown) -> String {
         if shown.fleet.upgrade.as_ref().is_none_or(|upgrade| upgrade.to != taken_back.release) {
             text.push_str(&format!("\n{}", taken_back.text()));
         }
-        text.push_str(&format!(
-            "`overseer fleet upgrade {}` tries it again, if the configuration names it\n",
-            shown.fleet.name
-        ));
+        // One that does not run is started with the one before, or its trouble says what to do.
+        if shown.fleet.state == "running" {
+            text.push_str(&format!(
+                "`overseer fleet upgrade {}` tries it again, if the configuration names it\n",
+                shown.fleet.name
+            ));
+        }
     }
     let labors = shown.children.as_deref().unwrap_or_default();
     if !labors.is_empty() {
@@ -265,7 +268,13 @@ mod tests {
         let id = format!("l-{}", "0".repeat(26));
         let labor = LaborDocument { invited: true, ..labor("terminating", cause()) };
         let fleet = fleet(&"f".repeat(63));
-        let shown = Shown { fleet, children: Some(vec![labor]), started: Some(1), draining: Some(2) };
+        let shown = Shown {
+            fleet,
+            children: Some(vec![labor]),
+            started: Some(1),
+            draining: Some(2),
+            troubles: Vec::new(),
+        };
         let happened = EventDocument::Labor {
             sequence: 1,
             labor: id,
@@ -297,7 +306,13 @@ mod tests {
                 release_id: "1".repeat(64),
                 ..fleet("web")
             };
-            show(&Shown { fleet, children: Some(children.into()), started: None, draining: None })
+            show(&Shown {
+                fleet,
+                children: Some(children.into()),
+                started: None,
+                draining: None,
+                troubles: Vec::new(),
+            })
         };
         let text = shown("canary", None, ["1", "2"]);
         for part in [
@@ -313,7 +328,7 @@ mod tests {
         }
         let why = CauseDocument { code: "policy".into(), text: "no\nbolts".into() };
         let text = shown("rolled_back", Some(why.clone()), ["1", "1"]);
-        assert!(text.contains("last upgrade: web runs 111111111111 again on 12 labors: no bolts"), "{text}");
+        assert!(text.contains("last upgrade: web runs 111111111111 again on 12 labors; 222222222222 was taken back: no bolts"), "{text}");
         assert!(!text.contains("  release  why"), "all run what the fleet does: {text}");
         assert!(fleet_table(&[running], 80).lines().all(|line| !line.contains("upgrade")));
 
@@ -321,7 +336,7 @@ mod tests {
             let (release, before) = ("2".repeat(64), "1".repeat(64));
             let taken_back = TakenBackDocument { release, before, cause: Some(why.clone()) };
             let fleet = FleetDocument { upgrade, taken_back: Some(taken_back), ..fleet("web") };
-            show(&Shown { fleet, children: None, started: None, draining: None })
+            show(&Shown { fleet, children: None, started: None, draining: None, troubles: Vec::new() })
         };
         for upgrade in [None, Some(upgrade("rolled_back", Some(why.clone())))] {
             let text = taken_back(upgrade);

@@ -6,7 +6,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::{CauseDocument, cause, print, why};
+use super::{CauseDocument, TroubleDocument, cause, print, trouble, why};
 use crate::api::proto::{self, fleets_client::FleetsClient};
 use crate::api::status::understand;
 use crate::client::{Channel, millis, time};
@@ -119,7 +119,8 @@ impl UpgradeDocument {
             ("done", _) => format!("{fleet} runs {} on {on}\n", short(&self.to)),
             ("rolled_back", cause) => {
                 let why = why(cause.as_ref());
-                format!("{fleet} runs {} again on {on}: {why}\n", short(&self.from))
+                let (from, to) = (short(&self.from), short(&self.to));
+                format!("{fleet} runs {from} again on {on}; {to} was taken back: {why}\n")
             }
             _ => format!("{fleet} changes from {} to {}\n", short(&self.from), short(&self.to)),
         }
@@ -193,6 +194,10 @@ pub(super) async fn run(
         shown.show(&last);
     }
     shown.end();
+    // A disk that is full keeps its end from being remembered.
+    let listed = client.list(proto::ListFleetsRequest {}).await.map_err(failed)?.into_inner();
+    let troubles: Vec<_> = listed.troubles.into_iter().map(TroubleDocument::from).collect();
+    trouble::warn(&troubles);
     last.warnings = warnings;
     print(json, &last, || last.text(&args.name));
     Ok(if last.stage == "done" { Exit::Passed } else { Exit::Failed })

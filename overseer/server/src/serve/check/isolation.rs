@@ -23,7 +23,7 @@ struct Machine {
 ///
 /// # Errors
 /// `serve.isolation`: labors of a fleet could not run what they are given.
-pub(super) fn check(plan: &Plan) -> Result<Vec<String>, Failure> {
+pub(in crate::serve) fn check(plan: &Plan) -> Result<Vec<String>, Failure> {
     let here = |fleet: &&FleetConfig| fleet.adapter == AdapterKind::Local && !fleet.isolation.is_default();
     let fleets: Vec<_> = plan.fleets.values().map(|fleet| &fleet.config).filter(here).collect();
     if fleets.is_empty() {

@@ -201,11 +201,15 @@ impl Inner {
 
     /// What was taken back and is what the configuration names: it waits for somebody to try it again.
     pub(super) fn waits(&self) -> Option<&TakenBack> {
-        self.taken_back.as_ref().filter(|taken_back| taken_back.release == self.plan.release.id())
+        self.taken_back().filter(|taken_back| taken_back.release == self.plan.release.id())
     }
 
-    /// What was taken back, unless it is tried just now.
+    /// What was taken back, unless it is tried just now, or runs and only the store does not know yet.
     pub(super) fn taken_back(&self) -> Option<&TakenBack> {
-        self.taken_back.as_ref().filter(|_| !self.is_upgrading())
+        let runs = match &self.phase {
+            Phase::Running(running) => Some(running.plan.release.id()),
+            _ => None,
+        };
+        self.taken_back.as_ref().filter(|tried| !self.is_upgrading() && runs != Some(tried.release))
     }
 }
