@@ -37,8 +37,8 @@ pub(crate) async fn rows(bench: &Bench) -> Result<Vec<Row>, BoxError> {
     let stream = Against::measured("stream", ms, in_a_task(stream_one_at_a_time(floor.unix.clone())).await?);
     let unary = Against::measured("unary", ms, in_a_task(unary_one_at_a_time(floor.unix.clone())).await?);
     let ours = in_a_task(one_at_a_time(unix.clone())).await?;
-    rows.push(Row::new("call, unix socket", ms, ours.clone()).against(unary).goal(0.118));
-    rows.push(Row::new("call, unix socket", ms, ours).against(stream.clone()).goal(0.118));
+    rows.push(Row::new("call, unix socket", ms, ours.clone()).against(unary).goal(0.09));
+    rows.push(Row::new("call, unix socket", ms, ours).against(stream.clone()).goal(0.09));
     let spins = bench.small(Local::new()).spin(SPIN).start().await?;
     let ours = in_a_task(one_at_a_time(ready(&spins, 1).await?.remove(0))).await?;
     rows.push(Row::new("call, unix, 50 µs spin", ms, ours).against(stream).goal(0.05));
