@@ -11,6 +11,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("overseer-release", &["overseer-protocol"]),
     ("overseer-builder", &["overseer-plugin"]),
     ("overseer-labor", &["overseer-protocol", "overseer-release", "overseer-plugin"]),
+    ("overseer-placement", &[]),
     ("overseer-adapter", &["overseer-protocol"]),
     ("overseer-adapter-local", &["overseer-adapter", "overseer-labor", "overseer-protocol"]),
     (
