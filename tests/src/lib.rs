@@ -11,6 +11,7 @@ pub mod load;
 pub mod memory;
 pub mod namespaces;
 pub mod node;
+pub mod own_plane;
 pub mod parts;
 pub mod peer;
 pub mod processes;

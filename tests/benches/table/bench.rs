@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use overseer::release::ReleaseBuilder;
 use overseer::{Adapter, BoxError, ControlPlane, Fleet, FleetBuilder, Labor, Quiet, Release, ReleaseCache};
+use overseer_tests::own_plane::noise;
 
 const MIB: usize = 1024 * 1024;
 
@@ -21,7 +22,7 @@ impl Bench {
         let directory = tempfile::tempdir()?;
         let library = overseer::release::library_beside_program("probe_plugin")?;
         let rest = MIB.saturating_sub(std::fs::metadata(library)?.len() as usize);
-        let release = release(directory.path(), "small", &random("small", rest))?;
+        let release = release(directory.path(), "small", &noise("small", rest))?;
         let plane = ControlPlane::builder().listen(([127, 0, 0, 1], 0).into()).start().await?;
         Ok(Self { plane, directory, release, fleets: AtomicUsize::new(0) })
     }
@@ -65,7 +66,7 @@ impl Bench {
 
     /// The plugin with so many random bytes beside it.
     pub(crate) fn release_with(&self, name: &str, bytes: usize) -> Result<Release, BoxError> {
-        release(self.directory.path(), name, &random(name, bytes))
+        release(self.directory.path(), name, &noise(name, bytes))
     }
 
     /// As [`Bench::release_with`], with so many bytes in the middle that are others.
@@ -75,9 +76,9 @@ impl Bench {
         bytes: usize,
         changed: usize,
     ) -> Result<Release, BoxError> {
-        let mut all = random(name, bytes);
+        let mut all = noise(name, bytes);
         let middle = bytes / 2;
-        all[middle..middle + changed].copy_from_slice(&random("changed", changed));
+        all[middle..middle + changed].copy_from_slice(&noise("changed", changed));
         release(self.directory.path(), &format!("{name}-changed"), &all)
     }
 }
@@ -89,13 +90,6 @@ pub(crate) async fn ready(fleet: &Fleet, labors: usize) -> Result<Vec<Labor>, Bo
         labor.ready().await?;
     }
     Ok(labors)
-}
-
-/// The same bytes in every run, and no two alike.
-fn random(name: &str, bytes: usize) -> Vec<u8> {
-    let mut random = vec![0; bytes];
-    blake3::Hasher::new().update(name.as_bytes()).finalize_xof().fill(&mut random);
-    random
 }
 
 fn release(directory: &Path, name: &str, random: &[u8]) -> Result<Release, BoxError> {

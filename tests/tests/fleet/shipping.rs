@@ -1,6 +1,7 @@
 //! How much of a release travels, and what happens to it on a bad line or with a bad cache.
 
 use std::fs;
+use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -10,31 +11,29 @@ use std::sync::{Arc, OnceLock};
 use overseer::local::Local;
 use overseer::release::ReleaseBuilder;
 use overseer::{Adapter, ControlPlane, Labor, LaborId, Quiet, Release, ReleaseCache};
+use overseer_tests::own_plane::{OwnPlane, noise};
 use overseer_tests::processes::{self, Role};
 use overseer_tests::proxy::{Cables, Censor};
 use overseer_tests::small_disk::SmallDisk;
 use overseer_tests::{TestFleet, builder, eventually, labor, probe_library, within};
 use rustix::process::Signal;
-use tempfile::TempDir;
 
 const MIB: usize = 1 << 20;
 
-/// A control plane with directories of its own.
-struct Scene {
-    plane: ControlPlane,
-    directory: TempDir,
+/// A control plane, and what its labors had of releases.
+struct Scene(OwnPlane);
+
+impl Deref for Scene {
+    type Target = OwnPlane;
+
+    fn deref(&self) -> &OwnPlane {
+        &self.0
+    }
 }
 
 impl Scene {
     async fn open() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let data = directory.path().join("data");
-        let plane = ControlPlane::builder().data_directory(data).start().await.unwrap();
-        Self { plane, directory }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        Self(OwnPlane::open().await)
     }
 
     /// A fleet with one labor that is ready, and what it had of its release.
@@ -44,8 +43,7 @@ impl Scene {
         release: &Release,
         cache: ReleaseCache,
     ) -> (TestFleet, Labor, Had) {
-        let builder = builder(Quiet, adapter).control_plane(&self.plane);
-        let (fleet, labor) = TestFleet::with_one(builder.release(release.clone()).release_cache(cache)).await;
+        let (fleet, labor) = self.one(adapter, release.clone(), cache).await;
         let had = Had::of(&self.plane, &fleet);
         (fleet, labor, had)
     }
@@ -56,11 +54,6 @@ impl Scene {
         assert_eq!(labor.call::<_, u32>("echo", &1).await.unwrap(), 1);
         fleet.end().await;
         had
-    }
-
-    /// What a labor has logged.
-    fn log(&self, labor: LaborId) -> String {
-        fs::read_to_string(self.path("data/labors").join(format!("{labor}-1/agent.log"))).unwrap()
     }
 }
 
@@ -84,13 +77,6 @@ impl Had {
 
 fn local() -> Local {
     Local::with_program(labor!())
-}
-
-/// Bytes that cannot be compressed, the same for the same seed.
-fn noise(seed: &str, bytes: usize) -> Vec<u8> {
-    let mut noise = vec![0; bytes];
-    blake3::Hasher::new().update(seed.as_bytes()).finalize_xof().fill(&mut noise);
-    noise
 }
 
 /// The probe with these bytes beside it.

@@ -2,57 +2,30 @@
 //! one is whole.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use overseer::local::Local;
-use overseer::{Adapter, ControlPlane, Labor, Quiet, Release, ReleaseCache};
+use overseer::{Adapter, Labor, Release, ReleaseCache};
+use overseer_tests::own_plane::{OwnPlane, noise};
 use overseer_tests::proxy::{Cables, Censor};
 use overseer_tests::small_disk::SmallDisk;
-use overseer_tests::{TestFleet, builder, labor, within};
-use tempfile::TempDir;
+use overseer_tests::{TestFleet, labor, within};
 
 use crate::scene::{Load, Outcomes, described, quick, version};
 
 const MIB: usize = 1 << 20;
 
-/// A control plane with directories of its own.
-struct Scene {
-    plane: ControlPlane,
-    directory: TempDir,
-}
-
-impl Scene {
-    async fn open() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let plane =
-            ControlPlane::builder().data_directory(directory.path().join("data")).start().await.unwrap();
-        Self { plane, directory }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    /// A fleet of one that runs version 1.
-    async fn fleet(&self, adapter: impl Adapter, cache: ReleaseCache) -> (TestFleet, Labor) {
-        let one = builder(Quiet, adapter).control_plane(&self.plane).release_cache(cache);
-        TestFleet::with_one(one.release(version("1", &[]))).await
-    }
-
-    /// What a labor has logged.
-    fn log(&self, labor: &Labor) -> String {
-        fs::read_to_string(self.path("data/labors").join(format!("{}-1/agent.log", labor.id()))).unwrap()
-    }
+/// A fleet of one that runs version 1.
+async fn first(scene: &OwnPlane, adapter: impl Adapter, cache: ReleaseCache) -> (TestFleet, Labor) {
+    scene.one(adapter, version("1", &[]), cache).await
 }
 
 /// A version with so many MiB of its own beside the probe, which cannot be compressed.
 fn large(directory: &Path, name: &str, mib: usize) -> Release {
-    let mut noise = vec![0; mib * MIB];
-    blake3::Hasher::new().update(name.as_bytes()).finalize_xof().fill(&mut noise);
     let file = directory.join(format!("noise-{name}"));
-    fs::write(&file, noise).unwrap();
+    fs::write(&file, noise(name, mib * MIB)).unwrap();
     Release::pack(described(name, &[]).file("noise", file)).unwrap()
 }
 
@@ -71,7 +44,7 @@ async fn upgraded(fleet: &TestFleet, labor: &Labor, release: Release, to: &str) 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_whose_transfer_is_cut_at_every_tenth_takes_over_and_the_one_before_serves_till_then() {
     const CUTS: u64 = 9;
-    let scene = Scene::open().await;
+    let scene = OwnPlane::open().await;
     let two = large(scene.directory.path(), "2", 16);
     // Only the upgrade's transfer is cut: nothing is due before the first bytes count.
     let (carried, cuts) = (Arc::new(OnceLock::<AtomicU64>::new()), Arc::new(AtomicU64::new(0)));
@@ -85,7 +58,7 @@ async fn a_version_whose_transfer_is_cut_at_every_tenth_takes_over_and_the_one_b
         Box::pin(std::future::ready(cut))
     });
     let cables = Cables::censored(labor!(), censor);
-    let (fleet, labor) = scene.fleet(cables, ReleaseCache::at(scene.path("cache"))).await;
+    let (fleet, labor) = first(&scene, cables, ReleaseCache::at(scene.path("cache"))).await;
     carried.set(AtomicU64::new(0)).unwrap();
     let outcomes = upgraded(&fleet, &labor, two, "2").await;
     assert_eq!(cuts.load(Ordering::Relaxed), CUTS);
@@ -96,12 +69,12 @@ async fn a_version_whose_transfer_is_cut_at_every_tenth_takes_over_and_the_one_b
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_is_damaged_in_the_cache_is_fetched_again_where_it_is_and_takes_over() {
-    let scene = Scene::open().await;
+    let scene = OwnPlane::open().await;
     let cache = || ReleaseCache::at(scene.path("cache"));
     let two = large(scene.directory.path(), "2", 8);
-    let (first, labor) = scene.fleet(Local::with_program(labor!()), cache()).await;
-    upgraded(&first, &labor, two.clone(), "2").await;
-    first.end().await;
+    let (before, labor) = first(&scene, Local::with_program(labor!()), cache()).await;
+    upgraded(&before, &labor, two.clone(), "2").await;
+    before.end().await;
     let kept = fs::read_dir(scene.path("cache/releases")).unwrap().map(|file| file.unwrap().path());
     let largest = kept.max_by_key(|file| file.metadata().unwrap().len()).unwrap();
     let mut bytes = fs::read(&largest).unwrap();
@@ -109,10 +82,10 @@ async fn a_version_that_is_damaged_in_the_cache_is_fetched_again_where_it_is_and
     bytes[middle] ^= 1;
     fs::write(&largest, bytes).unwrap();
 
-    let (fleet, labor) = scene.fleet(Local::with_program(labor!()), cache()).await;
+    let (fleet, labor) = first(&scene, Local::with_program(labor!()), cache()).await;
     let outcomes = upgraded(&fleet, &labor, two, "2").await;
     assert_eq!(outcomes.lost, 0);
-    let said = scene.log(&labor);
+    let said = scene.log(labor.id());
     assert_eq!(said.matches("is damaged; it is fetched again").count(), 1, "{said}");
     fleet.end().await;
     within("the shutdown", scene.plane.shutdown()).await;
@@ -120,7 +93,7 @@ async fn a_version_that_is_damaged_in_the_cache_is_fetched_again_where_it_is_and
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cache_that_has_become_full_or_read_only_is_said_and_the_new_version_takes_over() {
-    let scene = Scene::open().await;
+    let scene = OwnPlane::open().await;
     let Some(disk) = SmallDisk::mount(scene.path("disk"), 64 << 10) else { return };
     for (to, says) in [("2", "almost full"), ("3", "Read-only file system")] {
         // The second one finds version 1 there. A disk on which a file is open for writing stays writable.
@@ -128,13 +101,13 @@ async fn a_cache_that_has_become_full_or_read_only_is_said_and_the_new_version_t
             disk.make_read_only();
         }
         let cache = ReleaseCache::at(disk.path().join("cache"));
-        let (fleet, labor) = scene.fleet(Local::with_program(labor!()), cache).await;
+        let (fleet, labor) = first(&scene, Local::with_program(labor!()), cache).await;
         if to == "2" {
             disk.fill(10 << 10);
         }
         let outcomes = upgraded(&fleet, &labor, large(scene.directory.path(), to, 8), to).await;
         assert_eq!(outcomes.lost, 0);
-        let said = scene.log(&labor);
+        let said = scene.log(labor.id());
         assert!(said.contains(says) && said.contains(disk.path().to_str().unwrap()), "{said}");
         fleet.end().await;
         if to == "2" {

@@ -29,7 +29,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 pub use child::plugin_host_main;
 use end::Group;
-pub use isolation::{Confinement, end_stale_groups, try_groups};
+pub use isolation::{Confinement, check_user, end_stale_groups, try_groups};
 use outgoing::Outgoing;
 
 /// What to start, and how long each step may take.

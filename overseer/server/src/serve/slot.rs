@@ -270,15 +270,9 @@ impl FleetSlot {
         let before = std::mem::replace(&mut self.inner.write().plan, plan);
         self.forget_another().await;
         let inner = self.inner.read();
-        match &inner.phase {
-            Phase::Running(_) => {
-                Replanned { waits: inner.pending(), stopped: false, taken_back: inner.waits().is_some() }
-            }
-            _ => {
-                let waits = before.differences(&inner.plan);
-                Replanned { waits, stopped: true, taken_back: inner.waits().is_some() }
-            }
-        }
+        let stopped = inner.running().is_none();
+        let waits = if stopped { before.differences(&inner.plan) } else { inner.pending() };
+        Replanned { waits, stopped, taken_back: inner.waits().is_some() }
     }
 
     /// How many labors its configuration says, and how many there should be: somebody may have
@@ -432,6 +426,14 @@ impl FleetSlot {
 }
 
 impl Inner {
+    /// What runs, unless it starts or stops just now.
+    fn running(&self) -> Option<&Running> {
+        match &self.phase {
+            Phase::Running(running) => Some(running),
+            _ => None,
+        }
+    }
+
     /// How many labors there should be.
     fn wanted(&self) -> u32 {
         match self.desired {
@@ -452,17 +454,13 @@ impl Inner {
     }
 
     fn pending(&self) -> Vec<&'static str> {
-        match &self.phase {
-            Phase::Running(running) => {
-                let mut keys = running.plan.differences(&self.plan);
-                // It may be the same file by its name.
-                if self.waits().is_some() && !keys.contains(&"release") {
-                    keys.push("release");
-                }
-                keys
-            }
-            _ => Vec::new(),
+        let Some(running) = self.running() else { return Vec::new() };
+        let mut keys = running.plan.differences(&self.plan);
+        // It may be the same file by its name.
+        if self.waits().is_some() && !keys.contains(&"release") {
+            keys.push("release");
         }
+        keys
     }
 }
 

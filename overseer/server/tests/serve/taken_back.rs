@@ -39,6 +39,13 @@ fn served(world: &World) -> Serving {
     serving
 }
 
+/// Begins an upgrade of fleet a that stays on its way, and waits until one labor has changed.
+fn begin_upgrade(world: &World) {
+    replace(world, "2.0.0", &[]);
+    world.ask(["fleet", "upgrade", &world.fleet("a"), "--watch", "1h", "--detach"]);
+    eventually("one labor has changed", || shown(world)["upgrade"]["changed"] == 1);
+}
+
 fn kill(mut serving: Serving) {
     serving.signal(Signal::KILL);
     serving.end();
@@ -88,10 +95,7 @@ fn a_server_that_is_started_again_goes_on_with_the_release_before() {
 fn an_upgrade_whose_end_no_server_has_seen_is_taken_back() {
     let world = World::new();
     let serving = served(&world);
-    let fleet = world.fleet("a");
-    replace(&world, "2.0.0", &[]);
-    world.ask(["fleet", "upgrade", &fleet, "--watch", "1h", "--detach"]);
-    eventually("one labor has changed", || shown(&world)["upgrade"]["changed"] == 1);
+    begin_upgrade(&world);
     assert_eq!(shown(&world).get("taken_back"), None, "it is on its way");
     kill(serving);
     let serving = world.serve();
@@ -115,9 +119,7 @@ fn where_the_release_before_is_not_kept_any_more_the_fleet_waits_for_a_word() {
     let world = World::new();
     let serving = served(&world);
     let fleet = world.fleet("a");
-    replace(&world, "2.0.0", &[]);
-    world.ask(["fleet", "upgrade", &fleet, "--watch", "1h", "--detach"]);
-    eventually("one labor has changed", || shown(&world)["upgrade"]["changed"] == 1);
+    begin_upgrade(&world);
     kill(serving);
     let [file] = &kept(&world)[..] else { panic!("{:?}", kept(&world)) };
     assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);

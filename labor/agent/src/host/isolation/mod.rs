@@ -26,6 +26,7 @@ pub(crate) use self::groups::Groups;
 pub use self::groups::{end_stale_groups, try_groups};
 pub(super) use self::kills::Kills;
 pub(super) use self::user::User;
+pub use self::user::check_user;
 
 /// The isolation of an agent's hosts.
 #[derive(Debug)]

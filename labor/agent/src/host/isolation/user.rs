@@ -8,6 +8,14 @@ use overseer_protocol::RunAs;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
+/// Whether a host can be this user where these are the users, as `/etc/passwd` has them.
+///
+/// # Errors
+/// Who is asked for is not there, or is root; in words.
+pub fn check_user(wanted: &RunAs, users: &str) -> Result<(), String> {
+    User::of(wanted, users).map(|_| ())
+}
+
 /// A user of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct User {

@@ -86,35 +86,7 @@ impl Machine {
             return Err(format!("only root can run it as user {wanted}; start the server as root"));
         }
         let users = self.users.as_ref().map_err(|error| format!("/etc/passwd cannot be read: {error}"))?;
-        let mut known = users.lines().filter_map(|line| {
-            let mut fields = line.split(':');
-            let (name, uid, gid) =
-                (fields.next()?, fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
-            Some((name, uid, gid))
-        });
-        let ids: (u32, u32) = match wanted {
-            RunAs::Name(name) => {
-                let found = known.find(|(known, ..)| known == name);
-                let (_, uid, gid) = found.ok_or_else(|| {
-                    format!("no user {name} is in /etc/passwd; make one (`useradd --system {name}`), or say UID:GID of one that is elsewhere")
-                })?;
-                (uid, gid)
-            }
-            RunAs::Ids { uid, gid: Some(gid) } => (*uid, *gid),
-            RunAs::Ids { uid, gid: None } => {
-                let found = known.find(|(_, known, _)| known == uid);
-                let (_, uid, gid) = found.ok_or_else(|| {
-                    format!("no user {uid} is in /etc/passwd, so its group is not known; say {uid}:GID")
-                })?;
-                (uid, gid)
-            }
-        };
-        match ids {
-            (0, _) | (_, 0) => {
-                Err(format!("user {wanted} is root here, or of root's group, which no limit holds"))
-            }
-            _ => Ok(()),
-        }
+        overseer_labor::host::check_user(wanted, users)
     }
 }
 

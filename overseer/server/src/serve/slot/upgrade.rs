@@ -181,9 +181,13 @@ impl FleetSlot {
     }
 }
 
+fn is_upgrading(fleet: &Fleet) -> bool {
+    fleet.upgrading().is_some_and(|upgrading| !upgrading.status().stage.is_over())
+}
+
 /// Why no upgrade could begin, as far as that is seen from here.
 fn refused(fleet: &Fleet, to: ReleaseId) -> Option<NoUpgrade> {
-    if fleet.upgrading().is_some_and(|upgrading| !upgrading.status().stage.is_over()) {
+    if is_upgrading(fleet) {
         return Some(NoUpgrade::Upgrading);
     }
     fleet.release().is_some_and(|present| present.id() == to).then_some(NoUpgrade::Same)
@@ -195,8 +199,7 @@ impl Inner {
     }
 
     fn is_upgrading(&self) -> bool {
-        let Phase::Running(running) = &self.phase else { return false };
-        running.fleet.upgrading().is_some_and(|upgrading| !upgrading.status().stage.is_over())
+        self.running().is_some_and(|running| is_upgrading(&running.fleet))
     }
 
     /// What was taken back and is what the configuration names: it waits for somebody to try it again.
@@ -206,10 +209,7 @@ impl Inner {
 
     /// What was taken back, unless it is tried just now, or runs and only the store does not know yet.
     pub(super) fn taken_back(&self) -> Option<&TakenBack> {
-        let runs = match &self.phase {
-            Phase::Running(running) => Some(running.plan.release.id()),
-            _ => None,
-        };
+        let runs = self.running().map(|running| running.plan.release.id());
         self.taken_back.as_ref().filter(|tried| !self.is_upgrading() && runs != Some(tried.release))
     }
 }
